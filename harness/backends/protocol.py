@@ -1,0 +1,141 @@
+"""What a backend must do: the plugin contract.
+
+A backend outside this package registers through the entry-point group
+`quantharness.backends`, or from a file given with `--plugin` whose
+`register(registry)` calls `registry.add_backend(MyBackend())`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from harness.models.types import Model
+from harness.schemes.types import Scheme
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can be used here; `probe` never raises."""
+
+    available: bool
+    version: str = ""
+    #: "cpu", "cuda:0 NVIDIA H100", ...
+    device: str = ""
+    #: Why not, and the one command that adds it.
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether a backend can run a model under a scheme; why not, by operator."""
+
+    supported: bool
+    reason: str = ""
+    #: Operator name -> why the backend cannot quantize it.
+    operators: Mapping[str, str] = field(default_factory=dict)
+
+
+class Outputs(Mapping[str, Array]):
+    """Arrays of one call by output name, and what was captured, with timings.
+
+    A captured operator `NAME` is found as `NAME` (its output, bias included) and
+    `NAME/input` (its input before any quantization), both float32 or wider.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, Array], timings: Mapping[str, float] | None = None
+    ) -> None:
+        self._arrays = dict(arrays)
+        #: Seconds by phase; "run" is the model's own time.
+        self.timings = dict(timings or {})
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """Evidence of what one tensor really became inside the backend."""
+
+    #: Format name as in `numerics.FORMATS`.
+    format: str
+    #: Where the numbers come from: the element type as the backend stores it.
+    stored_as: str
+    #: float32 scales as the backend holds them; empty when it has none to show.
+    scales: Array
+    #: The weight as the backend will use it, decoded to float32; None: not shown.
+    decoded: Array | None = None
+    #: Bytes held for codes and scales.
+    nbytes: int = 0
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What was built before anything is run: the proof of quantization."""
+
+    #: Operator name -> its weight as stored.
+    weights: Mapping[str, QuantizedTensor] = field(default_factory=dict)
+    #: Operator names whose input is quantized.
+    activations: Collection[str] = ()
+    #: Operator name -> weight of an operator the scheme leaves alone, float32.
+    untouched: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What the backend declares (and a probe confirms) about its arithmetic."""
+
+    #: Unit roundoff of the accumulator and of stored results: 2**-24 for fp32.
+    accumulate: str = "fp32"
+    output: str = "fp32"
+    #: "native" kernels, exact "emulation", or "mixed"; shown in the report.
+    execution: Literal["native", "emulated", "mixed"] = "emulated"
+    #: One line: which operators ran by which kernel.
+    detail: str = ""
+    determinism: Literal["exact", "run-to-run", "drifts"] = "exact"
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A loaded model. `artifact` and `arithmetic` are optional for plugins."""
+
+    def run(
+        self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()
+    ) -> Mapping[str, Array]:
+        """Run once; `capture` names operators whose input and output are wanted."""
+        ...
+
+    def close(self) -> None:
+        """Free what the session holds."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """That which runs a model."""
+
+    name: str
+
+    def probe(self) -> Availability:
+        """Installed? Version, device, what to install if not; never raises."""
+        ...
+
+    def supports(self, model: Model, scheme: Scheme) -> Support:
+        """Yes, or why not, by operator."""
+        ...
+
+    def load(self, model: Model, scheme: Scheme | None) -> Session:
+        """Load a model; None is the reference, unquantized."""
+        ...

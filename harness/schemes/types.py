@@ -1,0 +1,50 @@
+"""What gets which format: a scheme is a frozen value, never a subclass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Granularity = Literal["tensor", "channel", "row", "block"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorScheme:
+    """How one kind of tensor is stored."""
+
+    #: A name in `numerics.FORMATS`.
+    format: str
+    #: tensor: one scale; channel: one an output channel (weights); row: one a row of
+    #: the reduction axis, or one a sample for a convolution (activations); block:
+    #: the format's own blocks, or `block` elements, along the reduction axis.
+    granularity: Granularity
+    #: Elements that share a scale, for group-wise integers; None: the format's own.
+    block: int | None = None
+    #: False: activations use the scale calibrated from the reference (amax of the
+    #: golden's cases), as static quantization does.
+    dynamic: bool = True
+    #: The scale rule, a part of the scheme's identity ("MXFP4" is not one thing);
+    #: None: the format's default in `numerics`.
+    rule: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """A recipe: which tensors get which format, and what is left alone."""
+
+    name: str
+    weights: TensorScheme | None
+    activations: TensorScheme | None = None
+    kv_cache: TensorScheme | None = None
+    #: Operators left alone, as fnmatch patterns over operator names.
+    keep: tuple[str, ...] = ()
+    #: One line for people.
+    summary: str = ""
+    #: Operator name -> amax of its input over the golden's cases (float32 values).
+    calibration: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def weight_only(self) -> bool:
+        """Whether activations stay as they are."""
+        return self.activations is None
