@@ -1,0 +1,203 @@
+"""What a target's run measured: the judge's only input.
+
+Everything here is plain data, made by `harness.execution` from a run, its golden,
+its oracle and its baseline. Checks are pure functions of one `Evidence`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The run did not come to an end, or could not be compared."""
+
+    kind: Literal["error", "unsupported", "stale"]
+    #: What the user reads: what happened, where, what to do.
+    message: str
+    #: Unsupported because it is not installed or has no device here.
+    missing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightEvidence:
+    """One operator's weight as the backend really holds it."""
+
+    operator: str
+    #: Format the scheme wants; "" when the scheme leaves the operator alone.
+    expected: str
+    #: Format and element type found; "" when the backend shows nothing.
+    found: str
+    stored_as: str = ""
+    nonfinite_scales: int = 0
+    #: Scales that are zero or negative.
+    unusable_scales: int = 0
+    #: ||decoded - exact|| / ||exact - original||; 0: bit-faithful, None: not shown.
+    unexplained: float | None = None
+    #: Whether an operator that the scheme leaves alone was changed.
+    altered: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anomaly:
+    """One output of one case that is wrong by itself."""
+
+    case: str
+    output: str
+    #: "nan", "inf", "shape", "dtype", "missing", "extra", "constant", "zero".
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityEvidence:
+    """The same thing done twice."""
+
+    #: What was repeated: "repeat", "batch of 1 against batches of 8", ...
+    name: str
+    #: Relative L2 difference of each repeated case.
+    differences: FloatArray
+    #: What the declared determinism and the measured noise allow.
+    limit: float
+    limit_source: str
+    #: Cases in order of `differences`.
+    cases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorEvidence:
+    """Sums over the sampled cases for one operator; see `compare.explained`."""
+
+    operator: str
+    #: Sum of squares of y - oracle(x).
+    residual_sq: float
+    #: Sum of squares of oracle(x) - full precision(x).
+    quantization_sq: float
+    #: Sum of squares of full precision(x).
+    signal_sq: float
+    #: Expected sum of squares of what accumulation, output rounding and ambiguous
+    #: codes can explain: theory, from the declared arithmetic.
+    explained_sq: float
+    #: Output elements compared.
+    elements: int
+    execution: str = ""
+    #: Non-finite outputs where the oracle is finite.
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """Squared errors by case: pooled ratio sqrt(sum error / sum reference)."""
+
+    cases: tuple[str, ...]
+    error_sq: FloatArray
+    reference_sq: FloatArray
+    #: Cluster of each case (document, prompt); None: every case its own.
+    clusters: tuple[str, ...] | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Pooled relative L2; inf when the reference is zero and the error is not."""
+        error, reference = float(self.error_sq.sum()), float(self.reference_sq.sum())
+        if reference == 0:
+            return 0.0 if error == 0 else float("inf")
+        return float(np.sqrt(error / reference))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricEvidence:
+    """A metric by case, e.g. KL of an output; judged only when a budget names it."""
+
+    name: str
+    values: FloatArray
+    cases: tuple[str, ...]
+    better: Literal["lower", "higher"] = "lower"
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviourEvidence:
+    """Right or wrong by case, for the reference and for the target."""
+
+    name: str
+    cases: tuple[str, ...]
+    reference_right: BoolArray
+    target_right: BoolArray
+    #: What each answered, for the report: (reference, target) by case.
+    answers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    #: Largest loss of right answers that is still good enough, as a share of cases;
+    #: None: the default of `harness.judge`.
+    margin: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineEvidence:
+    """The same target in an earlier accepted run."""
+
+    run: str
+    #: Same backend version, device, instruction set, threads.
+    same_environment: bool
+    #: What differs: name -> (baseline, now).
+    differences: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    #: Outputs equal to the last bit, case by case.
+    identical: bool = False
+    drift: Paired | None = None
+    metrics: Mapping[str, MetricEvidence] = field(default_factory=dict)
+    behaviours: Mapping[str, BoolArray] = field(default_factory=dict)
+    #: Operator -> unexplained drift then.
+    operators: Mapping[str, float] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """A limit with where it came from."""
+
+    metric: str
+    limit: float
+    source: str
+    #: Largest excess that is not worth failing for; 0: none.
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that was measured of one target."""
+
+    suite: str
+    backend: str
+    scheme: str
+    #: Seeds every random draw of the judge.
+    seed: int
+    required: bool = False
+    weight_only: bool = False
+    execution: str = ""
+    failure: Failure | None = None
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+    weights: tuple[WeightEvidence, ...] = ()
+    #: Operators whose input the scheme quantizes / that the backend says it does.
+    activations_expected: tuple[str, ...] = ()
+    activations_found: tuple[str, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
+    stability: tuple[StabilityEvidence, ...] = ()
+    operators: tuple[OperatorEvidence, ...] = ()
+    #: Target against golden, oracle against golden, target against oracle.
+    drift: Paired | None = None
+    oracle_drift: Paired | None = None
+    end_to_end: Paired | None = None
+    #: Relative L2 that the reference moves by when nothing changes (threads, batch).
+    noise_floor: float = 0.0
+    metrics: tuple[MetricEvidence, ...] = ()
+    behaviours: tuple[BehaviourEvidence, ...] = ()
+    baseline: BaselineEvidence | None = None
+    #: Tags of each case, for slices.
+    tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
