@@ -1,1 +1,3 @@
-"""TBD."""
+"""Running a matrix of suites and targets: configuration, workers, runs, recording."""
+
+from __future__ import annotations

@@ -1,0 +1,199 @@
+"""Running a model's cases through a session: stacking, steps, captures."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from harness.backends.protocol import Session
+from harness.errors import BackendError
+from harness.models.types import Case, Model
+
+Array = np.ndarray[Any, np.dtype[Any]]
+#: Operator name, its observed input and output.
+OnCapture = Callable[[str, Array, Array], None]
+
+
+@dataclass
+class CasesRun:
+    """Outputs by case and name, each with its batch axis of length 1."""
+
+    outputs: dict[str, dict[str, Array]] = field(default_factory=dict)
+    #: Seconds inside the session, calls made.
+    seconds: float = 0.0
+    calls: int = 0
+
+
+def batches(cases: Sequence[Case], size: int) -> Iterator[list[Case]]:
+    """Cases of equal shapes, at most `size` together, in order of first sight.
+
+    Only cases whose arrays have the same shapes are stacked, so nothing is padded
+    and a case's result does not depend on its neighbours' lengths.
+    """
+    groups: defaultdict[tuple[Any, ...], list[Case]] = defaultdict(list)
+    for case in cases:
+        groups[_signature(case)].append(case)
+    for group in groups.values():
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def _signature(case: Case) -> tuple[Any, ...]:
+    """What must be equal for two cases to be stacked."""
+    return tuple(
+        (name, array.shape, array.dtype.str)
+        for name, array in sorted(case.inputs.items())
+    )
+
+
+def spread(cases: Sequence[Case], count: int) -> list[Case]:
+    """At most `count` cases that cover as many different shapes as possible.
+
+    Takes one of each shape in turn, smallest and largest first: what fails only at
+    some length is seen before a second case of a length already seen.
+    """
+    groups: defaultdict[tuple[Any, ...], list[Case]] = defaultdict(list)
+    for case in cases:
+        groups[_signature(case)].append(case)
+    by_size = sorted(groups.values(), key=lambda group: _elements(group[0]))
+    outside_in: list[list[Case]] = []
+    while by_size:
+        outside_in.append(by_size.pop())
+        if by_size:
+            outside_in.append(by_size.pop(0))
+    chosen: list[Case] = []
+    for turn in range(max((len(group) for group in outside_in), default=0)):
+        for group in outside_in:
+            if turn < len(group) and len(chosen) < count:
+                chosen.append(group[turn])
+    return chosen
+
+
+def _elements(case: Case) -> int:
+    return sum(array.size for array in case.inputs.values())
+
+
+def run_cases(
+    session: Session,
+    model: Model,
+    cases: Sequence[Case],
+    *,
+    batch: int,
+    capture: Collection[str] = (),
+    on_capture: OnCapture | None = None,
+    capture_steps: int = 3,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CasesRun:
+    """Run every case once.
+
+    Args:
+        session: a loaded model.
+        model: what it is, for its state and batch axes.
+        cases: what to run.
+        batch: most cases that are stacked.
+        capture: operators whose input and output are handed to `on_capture`.
+        on_capture: called for every captured operator of every (captured) call.
+        capture_steps: of a recurrent model, how many steps are captured.
+        on_progress: called with cases done and cases in all.
+
+    Raises:
+        BackendError: an output is missing its batch axis or has another length.
+    """
+    run = CasesRun()
+    done = 0
+    for group in batches(cases, batch):
+        stacked = _stack(group, model)
+        results = _steps(
+            session, model, stacked, run, capture, on_capture, capture_steps
+        )
+        _unstack(results, group, model, run)
+        done += len(group)
+        if on_progress is not None:
+            on_progress(done, len(cases))
+    return run
+
+
+def _batch_axis(model: Model, name: str) -> int:
+    axes: Mapping[str, int] = getattr(model, "batch_axes", {})
+    return axes.get(name, 0)
+
+
+def _stack(group: Sequence[Case], model: Model) -> dict[str, Array]:
+    stacked = {}
+    for name in group[0].inputs:
+        axis = _batch_axis(model, name) + (name in model.step_inputs)
+        arrays = [case.inputs[name] for case in group]
+        one = len(arrays) == 1 or arrays[0].ndim <= axis
+        stacked[name] = arrays[0] if one else np.concatenate(arrays, axis=axis)
+    return stacked
+
+
+def _steps(
+    session: Session,
+    model: Model,
+    inputs: Mapping[str, Array],
+    run: CasesRun,
+    capture: Collection[str],
+    on_capture: OnCapture | None,
+    capture_steps: int,
+) -> dict[str, Array]:
+    """One call, or one call a step with the state carried over."""
+    if not model.step_inputs:
+        return _call(session, inputs, run, capture, on_capture)
+    steps = inputs[model.step_inputs[0]].shape[0]
+    watched = set(np.linspace(0, steps - 1, capture_steps).astype(int).tolist())
+    feed = {name: a for name, a in inputs.items() if name not in model.step_inputs}
+    collected: defaultdict[str, list[Array]] = defaultdict(list)
+    last: dict[str, Array] = {}
+    for step in range(steps):
+        for name in model.step_inputs:
+            feed[name] = inputs[name][step]
+        seen = capture if step in watched else ()
+        last = _call(session, feed, run, seen, on_capture)
+        for output, array in last.items():
+            if output in model.state:
+                feed[model.state[output]] = array
+            else:
+                collected[output].append(array)
+    result = {name: np.stack(arrays) for name, arrays in collected.items()}
+    return result | {name: last[name] for name in model.state if name in last}
+
+
+def _call(
+    session: Session,
+    inputs: Mapping[str, Array],
+    run: CasesRun,
+    capture: Collection[str],
+    on_capture: OnCapture | None,
+) -> dict[str, Array]:
+    start = time.perf_counter()
+    outputs = session.run(inputs, capture=capture)
+    run.seconds += time.perf_counter() - start
+    run.calls += 1
+    for operator in capture:
+        if on_capture is not None and operator in outputs:
+            on_capture(operator, outputs[f"{operator}/input"], outputs[operator])
+    hidden = {*capture, *(f"{name}/input" for name in capture)}
+    return {name: np.asarray(a) for name, a in outputs.items() if name not in hidden}
+
+
+def _unstack(
+    results: Mapping[str, Array], group: Sequence[Case], model: Model, run: CasesRun
+) -> None:
+    for index, case in enumerate(group):
+        run.outputs[case.id] = {}
+        for name, array in results.items():
+            axis = _batch_axis(model, model.state.get(name, name))
+            if model.step_inputs and name not in model.state:
+                axis += 1
+            if array.ndim <= axis or array.shape[axis] != len(group):
+                raise BackendError(
+                    f"output {name!r} has shape {array.shape}, but should have "
+                    f"{len(group)} entries along axis {axis} [case {case.id}]"
+                )
+            run.outputs[case.id][name] = np.take(array, [index], axis=axis)

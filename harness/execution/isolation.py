@@ -1,0 +1,170 @@
+"""A backend in a process of its own: its crash, hang or memory is a verdict.
+
+The worker is a fresh interpreter (`python -m harness.execution.worker`), so nothing
+of the caller's main module is run again and nothing is inherited but the paths. It
+talks over a socket pair; what it prints goes to a log file. Messages are pickled by
+`multiprocessing.connection`: both ends are this package, on this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness.errors import BackendError, BackendTimeout, HarnessError
+from harness.execution.jobs import Job
+
+#: What a worker says on its way: cases done, cases in all.
+OnProgress = Callable[[int, int], None]
+
+
+class Worker:
+    """One worker process; used for one job after another."""
+
+    def __init__(
+        self,
+        *,
+        log: Path,
+        plugins: Sequence[str] = (),
+        threads: int | None = None,
+    ) -> None:
+        self.log = log
+        self.plugins = tuple(plugins)
+        self.threads = threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def run(
+        self,
+        job: Job,
+        *,
+        timeout: float | None = None,
+        progress: OnProgress | None = None,
+    ) -> Any:
+        """Send a job, wait for its result.
+
+        Raises:
+            BackendTimeout: no result within `timeout` seconds; the worker is killed.
+            BackendError: the worker died; says by which signal, and its last words.
+            HarnessError: what the job itself raised on purpose.
+        """
+        connection = self._start()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            connection.send(("job", job))
+            while True:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and (left <= 0 or not connection.poll(left)):
+                    self.kill()
+                    raise BackendTimeout(
+                        f"no answer within {timeout:g} s (--timeout); killed"
+                    )
+                kind, value = connection.recv()
+                if kind == "progress" and progress is not None:
+                    progress(*value)
+                elif kind == "result":
+                    return value
+                elif kind == "raised":
+                    raise value
+                elif kind == "crashed":
+                    raise BackendError(f"{value}{self._last_words()}")
+        except (EOFError, ConnectionResetError, BrokenPipeError):
+            raise BackendError(self._obituary()) from None
+        except BaseException as error:
+            # Interrupted, or out of time: the worker's state is unknown.
+            if not isinstance(error, HarnessError):
+                self.kill()
+            raise
+
+    def _start(self) -> Connection:
+        if self._process is not None and self._process.poll() is None:
+            assert self._connection is not None  # sanity check
+            return self._connection
+        self.close()
+        ours, theirs = socket.socketpair()
+        environment = dict(os.environ)
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+        if self.threads is not None:
+            environment["QUANTHARNESS_THREADS"] = str(self.threads)
+            environment["OMP_NUM_THREADS"] = str(self.threads)
+        command = [
+            sys.executable,
+            "-m",
+            "harness.execution.worker",
+            str(theirs.fileno()),
+        ]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log, theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
+                [*command, *self.plugins],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                env=environment,
+            )
+        self._connection = Connection(ours.detach())
+        return self._connection
+
+    def _obituary(self) -> str:
+        """How the worker died, and its last words."""
+        assert self._process is not None  # sanity check
+        code = self._process.wait()
+        self.close()
+        if code < 0:
+            name = signal.Signals(-code).name
+            likely = " (out of memory?)" if name == "SIGKILL" else ""
+            how = f"the backend's process was killed by {name}{likely}"
+        else:
+            how = f"the backend's process ended with status {code}"
+        return how + self._last_words()
+
+    def _last_words(self) -> str:
+        """The last line that the worker printed, and where the rest is."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - 4096))
+                lines = file.read().decode("utf-8", "replace").strip().splitlines()
+        except OSError:
+            return ""
+        return f"; its last line: {lines[-1].strip()!r} ({self.log})" if lines else ""
+
+    def kill(self) -> None:
+        """End the process now."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+        self.close()
+
+    def close(self) -> None:
+        """Let the process end; it does when its connection closes."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=10)
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            self._process = None

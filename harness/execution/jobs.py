@@ -1,0 +1,146 @@
+"""What is sent to a worker process and what comes back: plain values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from harness.backends.protocol import Arithmetic, Availability, Support
+from harness.judge.evidence import Failure, OperatorEvidence, WeightEvidence
+from harness.models.types import TensorSpec
+from harness.schemes.types import Scheme
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Outputs = dict[str, dict[str, Array]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteRef:
+    """What a worker needs to load a suite's model and cases."""
+
+    name: str
+    folder: str
+    model: str
+    cases: str
+    batch: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseInfo:
+    """A case without its tensors."""
+
+    id: str
+    expected: Mapping[str, Any]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """A suite's model and cases, as far as the parent process needs them."""
+
+    model_fingerprint: str
+    cases_fingerprint: str
+    cases: tuple[CaseInfo, ...]
+    outputs: tuple[TensorSpec, ...]
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeJob:
+    """Load the model and the cases; raises what is wrong with them."""
+
+    suite: SuiteRef
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetJob:
+    """Run one target over all cases and check its operators."""
+
+    suite: SuiteRef
+    backend: str
+    scheme: Scheme
+    #: Cases whose operators are captured; cases run again singly.
+    capture_cases: int = 24
+    repeat_cases: int = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleJob:
+    """Run the model with exactly quantized weights, otherwise untouched."""
+
+    suite: SuiteRef
+    backend: str
+    scheme: Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceJob:
+    """Run the reference and measure what it can be trusted for."""
+
+    suite: SuiteRef
+    backend: str
+    precision: str
+
+
+Job = DescribeJob | TargetJob | OracleJob | ReferenceJob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """The same thing done twice: relative L2 difference by case."""
+
+    name: str
+    cases: tuple[str, ...]
+    differences: Array
+
+
+@dataclass(kw_only=True)
+class TargetRun:
+    """What a worker measured of one target."""
+
+    availability: Availability
+    support: Support | None = None
+    failure: Failure | None = None
+    arithmetic: Arithmetic | None = None
+    outputs: Outputs = field(default_factory=dict)
+    weights: tuple[WeightEvidence, ...] = ()
+    activations_expected: tuple[str, ...] = ()
+    activations_found: tuple[str, ...] = ()
+    operators: tuple[OperatorEvidence, ...] = ()
+    repeats: tuple[Repeat, ...] = ()
+    #: Why there is no operator check, if there is none.
+    uncaptured: str = ""
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class OracleRun:
+    """The oracle's outputs and the backend that computed them."""
+
+    outputs: Outputs
+    backend: str
+
+
+@dataclass(kw_only=True)
+class ReferenceRun:
+    """The reference's outputs and what it can be trusted for."""
+
+    outputs: Outputs
+    precision: dict[str, Any]
+    #: Kind ("repeat", "threads", "batch", "fp16 against fp64") -> relative L2.
+    noise_floor: dict[str, float]
+    #: Operator -> statistics of its input over all cases.
+    operators: dict[str, dict[str, float]]
+    #: Relative L2 of each output against the widest precision that ran.
+    against_exact: dict[str, float]
+    exact_precision: str
+    nonfinite: tuple[str, ...]
+    version: str
+    device: str
+
+
+Result = Description | TargetRun | OracleRun | ReferenceRun
