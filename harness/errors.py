@@ -28,6 +28,19 @@ from pathlib import Path
 class HarnessError(Exception):
     """Base of every error raised on purpose; its text is meant for the user."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Cross a process boundary whatever the constructor's arguments are."""
+        return _rebuild, (type(self), str(self), dict(self.__dict__))
+
+
+def _rebuild(
+    kind: type[HarnessError], text: str, attributes: dict[str, object]
+) -> HarnessError:
+    """The same error in another process, without calling its constructor."""
+    error = kind.__new__(kind, text)
+    error.__dict__.update(attributes)
+    return error
+
 
 class UsageError(HarnessError):
     """The command, the API call or a configuration file is wrong (exit code 2)."""

@@ -1,0 +1,59 @@
+"""Models and cases that a worker holds, each loaded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.execution.jobs import CaseInfo, Description, SuiteRef
+from harness.models.cases import load_cases
+from harness.models.digest import cases_fingerprint
+from harness.models.load import load_model
+from harness.models.types import Case, Model, Operator
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedSuite:
+    """A suite's model and cases in memory."""
+
+    model: Model
+    cases: tuple[Case, ...]
+    operators: tuple[Operator, ...]
+
+
+class Loaded:
+    """The last suite that was asked for; another one replaces it."""
+
+    def __init__(self) -> None:
+        self._key: SuiteRef | None = None
+        self._suite: LoadedSuite | None = None
+
+    def get(self, suite: SuiteRef) -> LoadedSuite:
+        """Load the suite's model and cases, or return them.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            CasesError: the cases are empty, malformed or do not fit the model.
+        """
+        if self._suite is None or self._key != suite:
+            folder = Path(suite.folder)
+            self._suite = None
+            model = load_model(suite.model, folder)
+            cases = load_cases(suite.cases, folder, model)
+            self._suite = LoadedSuite(model, tuple(cases), model.operators())
+            self._key = suite
+        return self._suite
+
+    def describe(self, suite: SuiteRef) -> Description:
+        """What the parent process needs to know of the suite."""
+        loaded = self.get(suite)
+        return Description(
+            model_fingerprint=loaded.model.fingerprint,
+            cases_fingerprint=cases_fingerprint(loaded.cases),
+            cases=tuple(
+                CaseInfo(id=case.id, expected=case.expected, tags=case.tags)
+                for case in loaded.cases
+            ),
+            outputs=loaded.model.outputs,
+            metadata=dict(loaded.model.metadata),
+        )

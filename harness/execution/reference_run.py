@@ -1,0 +1,213 @@
+"""The reference inside a worker: what is recorded, and whether it can be trusted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from harness.backends.protocol import Backend
+from harness.backends.registry import Registry
+from harness.errors import BackendError, MissingExtraError, UnsupportedError
+from harness.execution.cases_run import CasesRun, run_cases, spread
+from harness.execution.jobs import Outputs, ReferenceJob, ReferenceRun
+from harness.execution.loaded import Loaded, LoadedSuite
+from harness.execution.target_run import with_precision
+from harness.models.types import Case
+
+Array = np.ndarray[Any, np.dtype[Any]]
+OnProgress = Callable[[int, int], None]
+
+#: Precisions tried for the exact run, widest first.
+_EXACT = ("fp64", "fp32")
+
+
+class OperatorStatistics:
+    """Running statistics of an operator's input over all cases."""
+
+    def __init__(self) -> None:
+        self.amax = 0.0
+        self.total = 0.0
+        self.square = 0.0
+        self.elements = 0
+        self.quantiles: list[Array] = []
+
+    def add(self, x: Array) -> None:
+        """Take in one call's input."""
+        magnitude = np.abs(np.asarray(x, dtype=np.float64))
+        self.amax = max(self.amax, float(magnitude.max(initial=0.0)))
+        self.total += float(np.asarray(x, dtype=np.float64).sum())
+        self.square += float(np.square(magnitude).sum())
+        self.elements += x.size
+        if x.size:
+            self.quantiles.append(np.quantile(magnitude, [0.5, 0.99, 0.999]))
+
+    def as_dict(self) -> dict[str, float]:
+        """amax, mean, rms and the median over calls of three quantiles of |x|."""
+        count = max(self.elements, 1)
+        table = np.array(self.quantiles) if self.quantiles else np.zeros((1, 3))
+        median = np.median(table, axis=0)
+        return {
+            "amax": self.amax,
+            "mean": self.total / count,
+            "rms": float(np.sqrt(self.square / count)),
+            "abs_p50": float(median[0]),
+            "abs_p99": float(median[1]),
+            "abs_p999": float(median[2]),
+            "elements": float(self.elements),
+        }
+
+
+def run_reference(
+    job: ReferenceJob, registry: Registry, loaded: Loaded, progress: OnProgress
+) -> ReferenceRun:
+    """Run the reference with its statistics, its noise floor and an exact run.
+
+    Raises:
+        UnsupportedError: the backend is not there or has no such precision.
+    """
+    backend = registry.backend(job.backend)
+    available = backend.probe()
+    if not available.available:
+        raise UnsupportedError(f"reference backend {job.backend}: {available.reason}")
+    suite = loaded.get(job.suite)
+    chosen = with_precision(backend, job.precision)
+    statistics = {o.name: OperatorStatistics() for o in suite.operators}
+    names = [operator.name for operator in suite.operators]
+    session = chosen.load(suite.model, None)
+    try:
+        report = getattr(session, "precision_report", dict)()
+        plain = run_cases(
+            session,
+            suite.model,
+            suite.cases,
+            batch=job.suite.batch,
+            on_progress=progress,
+        )
+        run_cases(
+            session,
+            suite.model,
+            suite.cases,
+            batch=job.suite.batch,
+            capture=names,
+            on_capture=lambda name, x, _: statistics[name].add(x),
+        )
+        sample = spread(suite.cases, 16)
+        floor = {
+            "repeat": _moved(
+                plain,
+                run_cases(session, suite.model, suite.cases, batch=job.suite.batch),
+            ),
+            "batch of 1": _moved(
+                plain, run_cases(session, suite.model, sample, batch=1)
+            ),
+        }
+    finally:
+        session.close()
+    floor["threads"] = _threads(chosen, suite, sample, job.suite.batch)
+    exact, precision = _exact(backend, suite, job)
+    against = _by_output(exact.outputs, plain.outputs)
+    floor[f"{job.precision} against {precision}"] = _moved(exact, plain)
+    return ReferenceRun(
+        outputs=plain.outputs,
+        precision={"requested": job.precision, **report},
+        noise_floor=floor,
+        operators={name: entry.as_dict() for name, entry in statistics.items()},
+        against_exact=against,
+        exact_precision=precision,
+        nonfinite=_nonfinite(plain.outputs),
+        version=available.version,
+        device=available.device,
+    )
+
+
+def _threads(
+    backend: Backend, suite: LoadedSuite, sample: Sequence[Case], batch: int
+) -> float:
+    """How far the outputs move between one thread and two."""
+    runs = []
+    for count in ("1", "2"):
+        with _environment("QUANTHARNESS_THREADS", count):
+            session = backend.load(suite.model, None)
+            try:
+                runs.append(run_cases(session, suite.model, sample, batch=batch))
+            finally:
+                session.close()
+    return _moved(*runs)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _exact(
+    backend: Backend, suite: LoadedSuite, job: ReferenceJob
+) -> tuple[CasesRun, str]:
+    """The widest precision that the backend runs the model in."""
+    for precision in _EXACT:
+        try:
+            session = with_precision(backend, precision).load(suite.model, None)
+        except (UnsupportedError, MissingExtraError):
+            continue
+        try:
+            run = run_cases(session, suite.model, suite.cases, batch=job.suite.batch)
+        finally:
+            session.close()
+        return run, precision
+    raise BackendError(
+        f"{job.backend} runs the model neither in fp64 nor in fp32, so the "
+        f"{job.precision} reference cannot be checked"
+    )
+
+
+def _moved(first: CasesRun, second: CasesRun) -> float:
+    """Pooled relative L2 over the cases both have; inf when one is not finite."""
+    both = [case for case in second.outputs if case in first.outputs]
+    by_output = _by_output(
+        {case: first.outputs[case] for case in both},
+        {case: second.outputs[case] for case in both},
+    )
+    return max(by_output.values(), default=0.0)
+
+
+def _by_output(exact: Outputs, other: Outputs) -> dict[str, float]:
+    """Pooled relative L2 of each output."""
+    error: dict[str, float] = {}
+    signal: dict[str, float] = {}
+    for case, arrays in exact.items():
+        for name, array in arrays.items():
+            a = np.asarray(array, dtype=np.float64)
+            b = np.asarray(other[case][name], dtype=np.float64)
+            error[name] = error.get(name, 0.0) + float(np.square(b - a).sum())
+            signal[name] = signal.get(name, 0.0) + float(np.square(a).sum())
+    return {name: _ratio(error[name], signal[name]) for name in error}
+
+
+def _ratio(error: float, signal: float) -> float:
+    if not np.isfinite(error) or not np.isfinite(signal):
+        return float("inf")
+    if signal == 0:
+        return 0.0 if error == 0 else float("inf")
+    return float(np.sqrt(error / signal))
+
+
+def _nonfinite(outputs: Mapping[str, Mapping[str, Array]]) -> tuple[str, ...]:
+    """`case/output` of everything that holds NaN or Inf."""
+    return tuple(
+        f"{case}/{name}"
+        for case, arrays in outputs.items()
+        for name, array in arrays.items()
+        if not np.isfinite(np.asarray(array, dtype=np.float64)).all()
+    )

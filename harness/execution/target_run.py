@@ -1,0 +1,286 @@
+"""One target inside a worker: load, prove, run, repeat, check every operator."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.backends.protocol import Arithmetic, Artifact, Backend, Session
+from harness.backends.registry import Registry
+from harness.compare.explained import Explained, weight_evidence
+from harness.errors import UnsupportedError
+from harness.execution.cases_run import CasesRun, run_cases, spread
+from harness.execution.jobs import OracleJob, OracleRun, Repeat, TargetJob, TargetRun
+from harness.execution.loaded import Loaded, LoadedSuite
+from harness.judge.evidence import Failure, WeightEvidence
+from harness.models.types import Case, Model, Operator
+from harness.schemes.apply import OperatorPlan, plan
+from harness.schemes.oracle import dequantized_weights
+from harness.schemes.types import Scheme
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+Array = np.ndarray[Any, np.dtype[Any]]
+OnProgress = Callable[[int, int], None]
+
+
+def run_target(
+    job: TargetJob, registry: Registry, loaded: Loaded, progress: OnProgress
+) -> TargetRun:
+    """Everything that is measured of one target.
+
+    A backend that is not installed, or cannot run the scheme, is a `Failure` of the
+    result; whatever it raises beyond that is the caller's to name.
+    """
+    backend = registry.backend(job.backend)
+    available = backend.probe()
+    result = TargetRun(availability=available)
+    if not available.available:
+        result.failure = Failure(
+            kind="unsupported", message=available.reason, missing=True
+        )
+        return result
+    suite = loaded.get(job.suite)
+    try:
+        result.support = backend.supports(suite.model, job.scheme)
+        if not result.support.supported:
+            result.failure = Failure(kind="unsupported", message=result.support.reason)
+            return result
+        start = time.perf_counter()
+        session = backend.load(suite.model, job.scheme)
+    except UnsupportedError as error:
+        result.failure = Failure(kind="unsupported", message=str(error))
+        return result
+    result.timings["load"] = time.perf_counter() - start
+    try:
+        _measure(job, suite, session, result, progress)
+    finally:
+        session.close()
+    return result
+
+
+def _measure(
+    job: TargetJob,
+    suite: LoadedSuite,
+    session: Session,
+    result: TargetRun,
+    progress: OnProgress,
+) -> None:
+    plans = plan(job.scheme, suite.operators)
+    result.arithmetic = _arithmetic(session)
+    start = time.perf_counter()
+    artifact = _artifact(session)
+    result.weights = _weights(suite.operators, job.scheme, plans, artifact)
+    result.activations_expected = tuple(
+        name for name, entry in plans.items() if entry.activations
+    )
+    result.activations_found = tuple(artifact.activations) if artifact else ()
+    result.timings["artifact"] = time.perf_counter() - start
+    run = run_cases(
+        session, suite.model, suite.cases, batch=job.suite.batch, on_progress=progress
+    )
+    result.outputs = run.outputs
+    result.timings["run"] = run.seconds
+    start = time.perf_counter()
+    result.repeats = tuple(_repeats(job, suite, session, run))
+    result.timings["repeat"] = time.perf_counter() - start
+    start = time.perf_counter()
+    _check_operators(job, suite, session, plans, result)
+    result.timings["check"] = time.perf_counter() - start
+
+
+def _arithmetic(session: Session) -> Arithmetic:
+    """What the session declares; a plugin that declares nothing computes in fp32."""
+    declare = getattr(session, "arithmetic", None)
+    if declare is None:
+        return Arithmetic(execution="mixed", detail="not declared by the backend")
+    declared = declare()
+    assert isinstance(declared, Arithmetic)  # sanity check
+    return declared
+
+
+def _artifact(session: Session) -> Artifact | None:
+    show = getattr(session, "artifact", None)
+    return None if show is None else show()
+
+
+def _weights(
+    operators: Sequence[Operator],
+    scheme: Scheme,
+    plans: Mapping[str, OperatorPlan],
+    artifact: Artifact | None,
+) -> tuple[WeightEvidence, ...]:
+    """Every operator's weight as found, and those that should be untouched."""
+    if artifact is None:
+        return ()
+    found = []
+    for operator in operators:
+        entry = plans[operator.name]
+        shown = artifact.weights.get(operator.name)
+        evidence = weight_evidence(operator, scheme, shown)
+        if not entry.weights:
+            untouched = artifact.untouched.get(operator.name)
+            altered = shown is not None or (
+                untouched is not None
+                and not np.allclose(untouched, operator.weight, rtol=2**-10, atol=0)
+            )
+            evidence = WeightEvidence(
+                operator=operator.name,
+                expected="",
+                found=evidence.found,
+                stored_as=evidence.stored_as,
+                altered=altered,
+            )
+        found.append(evidence)
+    return tuple(found)
+
+
+def _repeats(
+    job: TargetJob, suite: LoadedSuite, session: Session, run: CasesRun
+) -> list[Repeat]:
+    """The same cases once more, and the same cases one by one."""
+    cases = spread(suite.cases, job.repeat_cases)
+    repeats = []
+    for name, batch in (("repeat", job.suite.batch), ("batch of 1", 1)):
+        # A repeat must be stacked as the first time was, or it is another question.
+        chosen = cases if batch == 1 else _same_batches(suite.cases, cases, batch)
+        again = run_cases(session, suite.model, chosen, batch=batch)
+        differences = [
+            relative_l2(run.outputs[case.id], again.outputs[case.id]) for case in chosen
+        ]
+        repeats.append(
+            Repeat(
+                name=name,
+                cases=tuple(case.id for case in chosen),
+                differences=np.array(differences),
+            )
+        )
+    return repeats
+
+
+def _same_batches(
+    cases: Sequence[Case], chosen: Sequence[Case], batch: int
+) -> list[Case]:
+    """The whole batches in which the chosen cases stood, in the same order."""
+    from harness.execution.cases_run import batches
+
+    wanted = {case.id for case in chosen[:2]}
+    return [
+        case
+        for group in batches(cases, batch)
+        if wanted & {member.id for member in group}
+        for case in group
+    ]
+
+
+def relative_l2(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
+    """||second - first|| / ||first|| over all outputs of one case, in float64.
+
+    Equal non-finite values count as no difference; others as infinite.
+    """
+    error = reference = 0.0
+    for name, array in first.items():
+        a = np.asarray(array, dtype=np.float64)
+        b = np.asarray(second[name], dtype=np.float64)
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        difference = np.where(same, 0.0, b - np.where(same, b, a))
+        if not np.isfinite(difference).all():
+            return float("inf")
+        error += float(np.square(difference).sum())
+        reference += float(np.square(a[np.isfinite(a)]).sum())
+    if reference == 0:
+        return 0.0 if error == 0 else float("inf")
+    return float(np.sqrt(error / reference))
+
+
+def _check_operators(
+    job: TargetJob,
+    suite: LoadedSuite,
+    session: Session,
+    plans: Mapping[str, OperatorPlan],
+    result: TargetRun,
+) -> None:
+    """Every quantized operator against the oracle on its own observed input."""
+    operators = {operator.name: operator for operator in suite.operators}
+    quantized = [n for n, entry in plans.items() if entry.weights or entry.activations]
+    assert result.arithmetic is not None  # sanity check
+    explained = Explained(job.scheme, result.arithmetic)
+    seen: set[str] = set()
+
+    def on_capture(name: str, x: Array, y: Array) -> None:
+        seen.add(name)
+        explained.add(operators[name], x, y)
+
+    if quantized:
+        run_cases(
+            session,
+            suite.model,
+            spread(suite.cases, job.capture_cases),
+            batch=job.suite.batch,
+            capture=quantized,
+            on_capture=on_capture,
+        )
+    if quantized and not seen:
+        result.uncaptured = f"{job.backend} shows no operator outputs"
+    result.operators = explained.result()
+
+
+class _Replaced:
+    """A model whose operators' weights are others; everything else is the model's."""
+
+    def __init__(self, model: Model, weights: Mapping[str, Array]) -> None:
+        self._model = model
+        self._weights = weights
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def operators(self) -> tuple[Operator, ...]:
+        return self._model.operators()
+
+    def module(self) -> torch.nn.Module:
+        import torch
+
+        module = self._model.module()
+        for name, weight in self._weights.items():
+            layer = module.get_submodule(name)
+            tensor = torch.from_numpy(np.ascontiguousarray(weight))
+            parameter = layer.weight
+            assert isinstance(parameter, torch.Tensor)  # sanity check
+            parameter.data = tensor.to(parameter.dtype)
+        return module
+
+    def onnx(self) -> onnx.ModelProto:
+        from harness.models.onnx_operators import replace_weights
+
+        return replace_weights(self._model.onnx(), self._weights)
+
+
+def run_oracle(job: OracleJob, registry: Registry, loaded: Loaded) -> OracleRun:
+    """The whole model with exactly quantized weights, in float32."""
+    suite = loaded.get(job.suite)
+    weights = dequantized_weights(suite.operators, job.scheme)
+    backend = with_precision(registry.backend(job.backend), "fp32")
+    session = backend.load(_Replaced(suite.model, weights), None)  # type: ignore[arg-type]
+    try:
+        run = run_cases(session, suite.model, suite.cases, batch=job.suite.batch)
+    finally:
+        session.close()
+    return OracleRun(outputs=run.outputs, backend=job.backend)
+
+
+def with_precision(backend: Backend, precision: str) -> Backend:
+    """The backend as it computes an unquantized model in the given precision."""
+    if not hasattr(backend, "precision"):
+        raise UnsupportedError(
+            f"{backend.name} cannot be asked for {precision}: it has no `precision`"
+        )
+    chosen = copy.copy(backend)
+    chosen.precision = precision  # type: ignore[attr-defined]
+    return chosen

@@ -1,0 +1,80 @@
+"""The worker process: `python -m harness.execution.worker FD [PLUGIN...]`.
+
+Keeps the models it has loaded, so that the targets of a suite share one load.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+
+from harness.backends.registry import Registry, load_registry
+from harness.errors import HarnessError
+from harness.execution.jobs import (
+    DescribeJob,
+    Job,
+    OracleJob,
+    ReferenceJob,
+    Result,
+    TargetJob,
+)
+from harness.execution.loaded import Loaded
+from harness.execution.reference_run import run_reference
+from harness.execution.target_run import run_oracle, run_target
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: list[str]) -> None:
+    """Serve jobs until the parent closes the connection."""
+    _die_with_parent()
+    connection = Connection(int(arguments[0]))
+    registry: Registry | None = None
+    loaded = Loaded()
+    while True:
+        try:
+            _, job = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            if registry is None:
+                registry = load_registry(arguments[1:])
+            result = _work(job, registry, loaded, connection)
+        except HarnessError as error:
+            connection.send(("raised", error))
+        except Exception as error:  # noqa: BLE001 - a backend may raise anything
+            traceback.print_exc()
+            sys.stderr.flush()
+            text = " ".join(str(error).split())[:600]
+            connection.send(("crashed", f"{type(error).__name__}: {text}"))
+        else:
+            connection.send(("result", result))
+
+
+def _die_with_parent() -> None:
+    """Nothing is orphaned: the kernel ends us when the parent dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _work(
+    job: Job, registry: Registry, loaded: Loaded, connection: Connection
+) -> Result:
+    def progress(done: int, total: int) -> None:
+        connection.send(("progress", (done, total)))
+
+    if isinstance(job, DescribeJob):
+        return loaded.describe(job.suite)
+    if isinstance(job, OracleJob):
+        return run_oracle(job, registry, loaded)
+    if isinstance(job, ReferenceJob):
+        return run_reference(job, registry, loaded, progress)
+    assert isinstance(job, TargetJob)  # sanity check
+    return run_target(job, registry, loaded, progress)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
