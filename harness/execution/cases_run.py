@@ -19,6 +19,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 OnCapture = Callable[[str, Array, Array], None]
 
 
+@dataclass(frozen=True)
+class Capture:
+    """Which operators are watched, by whom, and for how many recurrent steps."""
+
+    operators: Collection[str] = ()
+    observer: OnCapture | None = None
+    steps: int = 3
+
+
 @dataclass
 class CasesRun:
     """Outputs by case and name, each with its batch axis of length 1."""
@@ -86,7 +95,6 @@ def run_cases(
     batch: int,
     capture: Collection[str] = (),
     on_capture: OnCapture | None = None,
-    capture_steps: int = 3,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CasesRun:
     """Run every case once.
@@ -98,19 +106,17 @@ def run_cases(
         batch: most cases that are stacked.
         capture: operators whose input and output are handed to `on_capture`.
         on_capture: called for every captured operator of every (captured) call.
-        capture_steps: of a recurrent model, how many steps are captured.
         on_progress: called with cases done and cases in all.
 
     Raises:
         BackendError: an output is missing its batch axis or has another length.
     """
     run = CasesRun()
+    watch = Capture(capture, on_capture)
     done = 0
     for group in batches(cases, batch):
         stacked = _stack(group, model)
-        results = _steps(
-            session, model, stacked, run, capture, on_capture, capture_steps
-        )
+        results = _steps(session, model, stacked, run, watch)
         _unstack(results, group, model, run)
         done += len(group)
         if on_progress is not None:
@@ -138,23 +144,20 @@ def _steps(
     model: Model,
     inputs: Mapping[str, Array],
     run: CasesRun,
-    capture: Collection[str],
-    on_capture: OnCapture | None,
-    capture_steps: int,
+    watch: Capture,
 ) -> dict[str, Array]:
     """One call, or one call a step with the state carried over."""
     if not model.step_inputs:
-        return _call(session, inputs, run, capture, on_capture)
+        return _call(session, inputs, run, watch)
     steps = inputs[model.step_inputs[0]].shape[0]
-    watched = set(np.linspace(0, steps - 1, capture_steps).astype(int).tolist())
+    watched = set(np.linspace(0, steps - 1, watch.steps).astype(int).tolist())
     feed = {name: a for name, a in inputs.items() if name not in model.step_inputs}
     collected: defaultdict[str, list[Array]] = defaultdict(list)
     last: dict[str, Array] = {}
     for step in range(steps):
         for name in model.step_inputs:
             feed[name] = inputs[name][step]
-        seen = capture if step in watched else ()
-        last = _call(session, feed, run, seen, on_capture)
+        last = _call(session, feed, run, watch if step in watched else Capture())
         for output, array in last.items():
             if output in model.state:
                 feed[model.state[output]] = array
@@ -168,17 +171,16 @@ def _call(
     session: Session,
     inputs: Mapping[str, Array],
     run: CasesRun,
-    capture: Collection[str],
-    on_capture: OnCapture | None,
+    watch: Capture,
 ) -> dict[str, Array]:
     start = time.perf_counter()
-    outputs = session.run(inputs, capture=capture)
+    outputs = session.run(inputs, capture=watch.operators)
     run.seconds += time.perf_counter() - start
     run.calls += 1
-    for operator in capture:
-        if on_capture is not None and operator in outputs:
-            on_capture(operator, outputs[f"{operator}/input"], outputs[operator])
-    hidden = {*capture, *(f"{name}/input" for name in capture)}
+    for operator in watch.operators:
+        if watch.observer is not None and operator in outputs:
+            watch.observer(operator, outputs[f"{operator}/input"], outputs[operator])
+    hidden = {*watch.operators, *(f"{name}/input" for name in watch.operators)}
     return {name: np.asarray(a) for name, a in outputs.items() if name not in hidden}
 
 

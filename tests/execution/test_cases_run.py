@@ -1,0 +1,114 @@
+"""Cases are stacked, stepped and taken apart again without being mixed up."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from harness.backends.protocol import Outputs
+from harness.errors import BackendError
+from harness.execution.cases_run import batches, run_cases, spread
+from harness.models.types import Case
+
+
+def case(name, length, value):
+    """A case of one input of shape (1, length)."""
+    return Case(id=name, inputs={"x": np.full((1, length), value, np.float32)})
+
+
+class Doubling:
+    """y = 2 x; keeps what it was called with."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def run(self, inputs, *, capture=()):
+        self.shapes.append(inputs["x"].shape)
+        arrays = {"y": 2 * inputs["x"]}
+        for name in capture:
+            arrays |= {name: arrays["y"], f"{name}/input": inputs["x"]}
+        return Outputs(arrays)
+
+
+PLAIN = SimpleNamespace(step_inputs=(), state={}, batch_axes={})
+CASES = [case("a", 3, 1.0), case("b", 5, 2.0), case("c", 3, 3.0), case("d", 3, 4.0)]
+
+
+def test_only_equal_shapes_are_stacked():
+    """Nothing is padded: a batch holds one shape, at most `size` cases."""
+    names = [[c.id for c in group] for group in batches(CASES, 2)]
+
+    assert [["a", "c"], ["d"], ["b"]] == names
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16])
+def test_outputs_do_not_depend_on_stacking(batch):
+    """Each case gets its own output back, with a batch axis of 1."""
+    run = run_cases(Doubling(), PLAIN, CASES, batch=batch)
+
+    for member in CASES:
+        expected = 2 * member.inputs["x"]
+        np.testing.assert_array_equal(expected, run.outputs[member.id]["y"])
+
+
+def test_captures_reach_the_observer_and_stay_out_of_the_outputs():
+    """Captured operators are handed over, not mistaken for outputs."""
+    seen = []
+    run = run_cases(
+        Doubling(),
+        PLAIN,
+        CASES,
+        batch=16,
+        capture=["op"],
+        on_capture=lambda name, x, y: seen.append((name, x.shape, y.shape)),
+    )
+
+    assert [("op", (3, 3), (3, 3)), ("op", (1, 5), (1, 5))] == seen
+    assert {"y"} == set(run.outputs["a"])
+
+
+def test_state_is_carried_over_steps():
+    """A recurrent model sees its own state: here a running sum."""
+
+    class Summing:
+        def run(self, inputs, *, capture=()):
+            total = inputs["state"] + inputs["x"][None, :, :1]
+            return Outputs({"y": total[0], "next": total})
+
+    model = SimpleNamespace(
+        step_inputs=("x",), state={"next": "state"}, batch_axes={"state": 1}
+    )
+    cases = [
+        Case(
+            id=str(scale),
+            inputs={
+                "x": scale * np.arange(4.0).reshape(4, 1, 1),
+                "state": np.zeros((1, 1, 1)),
+            },
+        )
+        for scale in (1, 10)
+    ]
+
+    run = run_cases(Summing(), model, cases, batch=2)
+
+    np.testing.assert_array_equal([0, 10, 30, 60], run.outputs["10"]["y"].ravel())
+    np.testing.assert_array_equal([[[6]]], run.outputs["1"]["next"])
+
+
+def test_an_output_without_its_batch_axis_is_garbage():
+    """A backend that returns another number of rows is an error, never sliced."""
+
+    class Short:
+        def run(self, inputs, *, capture=()):
+            return Outputs({"y": inputs["x"][:1]})
+
+    with pytest.raises(BackendError, match=r"output 'y' has shape \(1, 3\)"):
+        run_cases(Short(), PLAIN, CASES, batch=16)
+
+
+def test_spread_sees_every_shape_first():
+    """The sample covers lengths before it repeats one."""
+    chosen = spread(CASES, 2)
+
+    assert {3, 5} == {c.inputs["x"].shape[1] for c in chosen}
+    assert 4 == len(spread(CASES, 99))
