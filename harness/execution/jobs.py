@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.backends.protocol import Arithmetic, Availability, Support
-from harness.judge.evidence import Failure, OperatorEvidence, WeightEvidence
+from harness.judge.evidence import Failure, OperatorEvidence, Paired, WeightEvidence
 from harness.models.types import TensorSpec
 from harness.schemes.types import Scheme
 
@@ -91,11 +91,10 @@ Job = DescribeJob | TargetJob | OracleJob | ReferenceJob
 
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
-    """The same thing done twice: relative L2 difference by case."""
+    """The same thing done twice: the second against the first."""
 
     name: str
-    cases: tuple[str, ...]
-    differences: Array
+    difference: Paired
 
 
 @dataclass(kw_only=True)

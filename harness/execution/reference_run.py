@@ -13,6 +13,7 @@ from harness.backends.protocol import Backend
 from harness.backends.registry import Registry
 from harness.errors import BackendError, MissingExtraError, UnsupportedError
 from harness.execution.cases_run import CasesRun, run_cases, spread
+from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Outputs, ReferenceJob, ReferenceRun
 from harness.execution.loaded import Loaded, LoadedSuite
 from harness.execution.target_run import with_precision
@@ -173,34 +174,14 @@ def _exact(
 
 
 def _moved(first: CasesRun, second: CasesRun) -> float:
-    """Pooled relative L2 over the cases both have; inf when one is not finite."""
-    both = [case for case in second.outputs if case in first.outputs]
-    by_output = _by_output(
-        {case: first.outputs[case] for case in both},
-        {case: second.outputs[case] for case in both},
-    )
-    return max(by_output.values(), default=0.0)
+    """Largest pooled relative L2 of an output, over the cases both have."""
+    return max(_by_output(first.outputs, second.outputs).values(), default=0.0)
 
 
 def _by_output(exact: Outputs, other: Outputs) -> dict[str, float]:
-    """Pooled relative L2 of each output."""
-    error: dict[str, float] = {}
-    signal: dict[str, float] = {}
-    for case, arrays in exact.items():
-        for name, array in arrays.items():
-            a = np.asarray(array, dtype=np.float64)
-            b = np.asarray(other[case][name], dtype=np.float64)
-            error[name] = error.get(name, 0.0) + float(np.square(b - a).sum())
-            signal[name] = signal.get(name, 0.0) + float(np.square(a).sum())
-    return {name: _ratio(error[name], signal[name]) for name in error}
-
-
-def _ratio(error: float, signal: float) -> float:
-    if not np.isfinite(error) or not np.isfinite(signal):
-        return float("inf")
-    if signal == 0:
-        return 0.0 if error == 0 else float("inf")
-    return float(np.sqrt(error / signal))
+    """Pooled relative L2 of each output; inf when one is not finite."""
+    names = next(iter(exact.values()), {})
+    return {name: paired(exact, other, names=(name,)).ratio for name in names}
 
 
 def _nonfinite(outputs: Mapping[str, Mapping[str, Array]]) -> tuple[str, ...]:

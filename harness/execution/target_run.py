@@ -14,6 +14,7 @@ from harness.backends.registry import Registry
 from harness.compare.explained import Explained, weight_evidence
 from harness.errors import UnsupportedError
 from harness.execution.cases_run import CasesRun, run_cases, spread
+from harness.execution.errors_by_case import paired
 from harness.execution.jobs import OracleJob, OracleRun, Repeat, TargetJob, TargetRun
 from harness.execution.loaded import Loaded, LoadedSuite
 from harness.judge.evidence import Failure, WeightEvidence
@@ -151,16 +152,8 @@ def _repeats(
         # A repeat must be stacked as the first time was, or it is another question.
         chosen = cases if batch == 1 else _same_batches(suite.cases, cases, batch)
         again = run_cases(session, suite.model, chosen, batch=batch)
-        differences = [
-            relative_l2(run.outputs[case.id], again.outputs[case.id]) for case in chosen
-        ]
-        repeats.append(
-            Repeat(
-                name=name,
-                cases=tuple(case.id for case in chosen),
-                differences=np.array(differences),
-            )
-        )
+        first = {case.id: run.outputs[case.id] for case in chosen}
+        repeats.append(Repeat(name=name, difference=paired(first, again.outputs)))
     return repeats
 
 
@@ -177,26 +170,6 @@ def _same_batches(
         if wanted & {member.id for member in group}
         for case in group
     ]
-
-
-def relative_l2(first: Mapping[str, Array], second: Mapping[str, Array]) -> float:
-    """||second - first|| / ||first|| over all outputs of one case, in float64.
-
-    Equal non-finite values count as no difference; others as infinite.
-    """
-    error = reference = 0.0
-    for name, array in first.items():
-        a = np.asarray(array, dtype=np.float64)
-        b = np.asarray(second[name], dtype=np.float64)
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        difference = np.where(same, 0.0, b - np.where(same, b, a))
-        if not np.isfinite(difference).all():
-            return float("inf")
-        error += float(np.square(difference).sum())
-        reference += float(np.square(a[np.isfinite(a)]).sum())
-    if reference == 0:
-        return 0.0 if error == 0 else float("inf")
-    return float(np.sqrt(error / reference))
 
 
 def _check_operators(
