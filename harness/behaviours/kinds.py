@@ -69,7 +69,8 @@ def _ctc_text(
         frames = _output(outputs[case.id], options, "ctc_text")
         best = frames.reshape(-1, frames.shape[-1]).argmax(axis=-1)
         keep = (best != blank) & np.append(True, best[1:] != best[:-1])
-        text = "".join(characters[index] for index in best[keep])
+        # Blanks at the ends cannot be seen, so they cannot be wrong.
+        text = "".join(characters[index] for index in best[keep]).strip(" ")
         answers[case.id] = Answer(text, text == case.expected["text"])
     return answers
 

@@ -1,0 +1,250 @@
+"""From what a worker measured to what the judge reads: one `Evidence` a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.behaviours.kinds import KINDS
+from harness.behaviours.types import Answer
+from harness.execution.errors_by_case import paired
+from harness.execution.jobs import Description, OracleRun, Outputs, Repeat, TargetRun
+from harness.execution.metrics_by_case import metrics
+from harness.execution.suite import Suite, Target
+from harness.golden.store import Golden
+from harness.judge.evidence import (
+    Anomaly,
+    BaselineEvidence,
+    BehaviourEvidence,
+    Budget,
+    Evidence,
+    Paired,
+    StabilityEvidence,
+)
+from harness.models.types import Case
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What all targets of a suite share."""
+
+    suite: Suite
+    description: Description
+    golden: Golden
+    #: Golden outputs as arrays: case -> output -> array.
+    reference: Mapping[str, Mapping[str, Array]]
+    behaviours: Mapping[str, Any]
+
+
+def make_context(
+    suite: Suite, description: Description, golden: Golden, kinds: Mapping[str, Any]
+) -> Context:
+    """Decode the golden once for all targets."""
+    reference = {
+        case: {name: entry.array for name, entry in outputs.items()}
+        for case, outputs in golden.outputs.items()
+    }
+    return Context(
+        suite=suite,
+        description=description,
+        golden=golden,
+        reference=reference,
+        behaviours={**KINDS, **kinds},
+    )
+
+
+def assemble(
+    context: Context,
+    target: Target,
+    run: TargetRun,
+    *,
+    oracle: OracleRun | None,
+    baseline: BaselineEvidence | None,
+    budgets: Mapping[str, Budget],
+) -> Evidence:
+    """All that was measured of one target, ready to be judged."""
+    anomalies = tuple(find_anomalies(context, run.outputs)) if run.outputs else ()
+    drift = _drift(context, run.outputs) if run.outputs else None
+    oracle_drift = end_to_end = None
+    if oracle is not None and run.outputs:
+        oracle_drift = _drift(context, oracle.outputs)
+        end_to_end = paired(oracle.outputs, run.outputs)
+    floor = max(context.golden.noise_floor.values(), default=0.0)
+    return Evidence(
+        suite=context.suite.name,
+        backend=target.backend,
+        scheme=target.scheme.name,
+        seed=context.suite.seed,
+        required=target.required,
+        weight_only=target.scheme.weight_only,
+        execution=_execution(run),
+        failure=run.failure,
+        budgets=budgets,
+        weights=run.weights,
+        activations_expected=run.activations_expected,
+        activations_found=run.activations_found,
+        anomalies=anomalies,
+        stability=_stability(target, run, drift, floor),
+        operators=run.operators,
+        drift=drift,
+        oracle_drift=oracle_drift,
+        end_to_end=end_to_end,
+        noise_floor=floor,
+        metrics=tuple(metrics(context.description, context.golden, run.outputs)),
+        behaviours=_behaviours(context, run.outputs) if run.outputs else (),
+        baseline=baseline,
+        tags={case.id: case.tags for case in context.description.cases},
+        timings=run.timings,
+    )
+
+
+def _execution(run: TargetRun) -> str:
+    if run.arithmetic is None:
+        return ""
+    detail = f": {run.arithmetic.detail}" if run.arithmetic.detail else ""
+    return f"{run.arithmetic.execution}{detail}"
+
+
+def _drift(context: Context, outputs: Outputs) -> Paired:
+    """Against the golden, on what the golden kept of each output."""
+    golden = context.golden
+
+    def project(case: str, name: str, full: Array) -> Array:
+        return golden.outputs[case][name].project(full)
+
+    return paired(context.reference, outputs, project=project)
+
+
+def find_anomalies(context: Context, outputs: Outputs) -> list[Anomaly]:
+    """What is wrong with an output by itself, whatever its distance."""
+    found = []
+    for case, expected in context.golden.outputs.items():
+        arrays = outputs.get(case)
+        if arrays is None:
+            found.append(
+                Anomaly(case=case, output="*", kind="missing", detail="not run")
+            )
+            continue
+        for name in sorted(set(arrays) - set(expected)):
+            found.append(
+                Anomaly(
+                    case=case, output=name, kind="extra", detail="not in the golden"
+                )
+            )
+        for name, entry in expected.items():
+            kind, detail = _anomaly(
+                entry.shape, context.reference[case][name], arrays.get(name)
+            )
+            if kind:
+                found.append(Anomaly(case=case, output=name, kind=kind, detail=detail))
+    return found
+
+
+def _anomaly(
+    shape: tuple[int, ...], reference: Array, array: Array | None
+) -> tuple[str, str]:
+    """Kind and detail; two empty strings when nothing is wrong."""
+    if array is None:
+        return "missing", "the target does not give this output"
+    if tuple(array.shape) != tuple(shape):
+        return "shape", f"shape={tuple(array.shape)}, but should be {tuple(shape)}"
+    if array.dtype.kind not in "fiub":
+        return "dtype", f"dtype={array.dtype}, but should be a real number"
+    values = np.asarray(array, dtype=np.float64)
+    if np.isfinite(reference.astype(np.float64)).all():
+        nan, inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+        if nan:
+            return "nan", f"{nan} of {values.size} values, none in the reference"
+        if inf:
+            return "inf", f"{inf} of {values.size} values, none in the reference"
+    if values.size > 1 and np.ptp(reference.astype(np.float64)) > 0:
+        if not values.any():
+            return "zero", f"all {values.size} values are zero"
+        if np.ptp(values) == 0:
+            return "constant", f"all {values.size} values are {values.flat[0]:g}"
+    return "", ""
+
+
+def _stability(
+    target: Target, run: TargetRun, drift: Paired | None, floor: float
+) -> tuple[StabilityEvidence, ...]:
+    """Each repetition with what may differ, and why.
+
+    The same batches again must be the same bits from a backend that declares itself
+    exact. Another batch size adds the products in another order. A weight-only
+    target may then move as the reference itself does; where activations are
+    quantized, a last-bit difference flips roundings and the two runs are two draws
+    of the quantization noise, whose difference is at most sqrt(2) times the drift.
+    """
+    found = []
+    exact = run.arithmetic is None or run.arithmetic.determinism == "exact"
+    for repeat in run.repeats:
+        if repeat.name == "repeat":
+            limit, source = (0.0, "declared exact") if exact else (floor, "noise floor")
+        elif target.scheme.weight_only or drift is None:
+            limit, source = float(np.sqrt(2) * floor), "sqrt(2) x recorded noise floor"
+        else:
+            limit = float(np.sqrt(2) * max(drift.ratio, floor))
+            source = "sqrt(2) x drift: two draws of the quantization noise"
+        found.append(
+            StabilityEvidence(
+                name=repeat.name,
+                differences=np.array([repeat.difference.ratio]),
+                limit=limit,
+                limit_source=source,
+                cases=repeat.difference.cases,
+            )
+        )
+    return tuple(found)
+
+
+def answers_of(
+    suite: Suite,
+    description: Description,
+    outputs: Outputs,
+    kinds: Mapping[str, Any],
+) -> dict[str, dict[str, Answer]]:
+    """Behaviour name -> case -> answer, of one run."""
+    cases = _cases(description, outputs)
+    return {
+        behaviour.name: kinds[behaviour.kind].evaluate(
+            cases, outputs, behaviour.options, description.metadata
+        )
+        for behaviour in suite.behaviours
+    }
+
+
+def _cases(description: Description, outputs: Outputs) -> Sequence[Case]:
+    return [
+        Case(id=case.id, inputs={}, expected=case.expected, tags=case.tags)
+        for case in description.cases
+        if case.id in outputs
+    ]
+
+
+def _behaviours(context: Context, outputs: Outputs) -> tuple[BehaviourEvidence, ...]:
+    """Right or wrong by case, beside what the reference answered at record time."""
+    margins = {b.name: b.margin for b in context.suite.behaviours}
+    found = []
+    answers = answers_of(
+        context.suite, context.description, outputs, context.behaviours
+    )
+    for name, target in answers.items():
+        recorded = context.golden.behaviours.get(name, {})
+        cases = tuple(case for case in target if case in recorded)
+        found.append(
+            BehaviourEvidence(
+                name=name,
+                cases=cases,
+                reference_right=np.array([recorded[c]["right"] for c in cases], bool),
+                target_right=np.array([target[c].right for c in cases], bool),
+                answers={c: (recorded[c]["answer"], target[c].text) for c in cases},
+                margin=margins[name],
+            )
+        )
+    return tuple(found)
