@@ -1,0 +1,136 @@
+"""`harness.run` and its siblings: what the command line and pytest call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.backends.registry import load_registry
+from harness.errors import UsageError
+from harness.execution.baseline import Baseline
+from harness.execution.matrix import Matrix
+from harness.execution.observer import Observer, Silent
+from harness.execution.record import RecordReport, record
+from harness.execution.run_folder import (
+    find_baseline,
+    new_run_id,
+    read_report,
+    write_report,
+)
+from harness.execution.suite import find_suites, load_suite, select
+from harness.golden.environment import environment
+from harness.judge.types import Report
+
+__all__ = ["RecordReport", "explain", "record", "run"]
+
+#: Where runs and their history are written unless `--out` says otherwise.
+REPORTS = Path("reports")
+
+
+def run(
+    paths: Sequence[str | Path],
+    *,
+    backends: Sequence[str] | None = None,
+    schemes: Sequence[str] | None = None,
+    plugins: Sequence[str] = (),
+    workers: int = 1,
+    timeout: float | None = None,
+    out: str | Path | None = None,
+    baseline: str | None = None,
+    observer: Observer | None = None,
+) -> Report:
+    """Run suites against their goldens.
+
+    Args:
+        paths: folders that hold suites, or `suite.toml` files.
+        backends: only targets of these backends.
+        schemes: only targets of these schemes.
+        plugins: modules or files whose `register(registry)` is called.
+        workers: suites run at the same time, each with its share of the cores.
+        timeout: seconds that one target may take; None: no limit.
+        out: the run's folder; None: `reports/<run id>`.
+        baseline: a run's folder or `history:latest`, to compare with.
+        observer: told of the run's course.
+
+    Returns:
+        The report; also written to `run.json` in the run's folder.
+
+    Raises:
+        UsageError: wrong paths, filters, configuration, model or cases.
+    """
+    if workers < 1:
+        raise UsageError(f"workers={workers}, but should be at least 1")
+    if timeout is not None and not timeout > 0:
+        raise UsageError(f"timeout={timeout}, but should be more than 0 seconds")
+    watcher = observer or Silent()
+    registry = load_registry(plugins)
+    suites = [load_suite(path, registry) for path in find_suites(paths)]
+    _unique([suite.name for suite in suites])
+    pairs = select(suites, backends, schemes)
+    started = datetime.now(UTC)
+    clock = time.perf_counter()
+    run_id = new_run_id(started)
+    folder = Path(out) if out is not None else REPORTS / run_id
+    found = None
+    if baseline is not None:
+        found = Baseline.read(find_baseline(baseline, REPORTS / "history"))
+    matrix = Matrix(
+        registry=registry,
+        folder=folder,
+        run_id=run_id,
+        observer=watcher,
+        plugins=plugins,
+        timeout=timeout,
+        workers=workers,
+        baseline=found,
+    )
+    watcher.on_start(len(pairs), f"{len(pairs)} targets")
+    try:
+        targets = matrix.run(pairs)
+    finally:
+        watcher.on_finish()
+    report = Report(
+        run=run_id,
+        environment=environment(),
+        targets=targets,
+        folder=str(folder),
+        started=started.isoformat(timespec="seconds"),
+        seconds=time.perf_counter() - clock,
+        baseline=found.run if found else None,
+    )
+    write_report(report, folder)
+    return report
+
+
+def _unique(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"two suites are called {twice[0]!r}; rename one")
+
+
+def explain(run_folder: str | Path, target: str | None = None) -> Report:
+    """A run's report, or the part of it about one target.
+
+    Args:
+        run_folder: a folder that `run` wrote.
+        target: `suite/backend/scheme`, or a part of it that fits just one or more.
+
+    Raises:
+        UsageError: no such run, or no such target in it.
+    """
+    import dataclasses
+
+    report = read_report(Path(run_folder))
+    if target is None:
+        return report
+    chosen = tuple(
+        entry
+        for entry in report.targets
+        if entry.name == target or entry.name.endswith(f"/{target}")
+    )
+    if not chosen:
+        names = "\n  ".join(entry.name for entry in report.targets)
+        raise UsageError(f"{target}: no such target in {run_folder}; it has\n  {names}")
+    return dataclasses.replace(report, targets=chosen)

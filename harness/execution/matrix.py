@@ -1,0 +1,297 @@
+"""Running the matrix: every target of every suite, in workers, judged as it ends."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.backends.registry import Registry
+from harness.errors import BackendError, GoldenError, UnsupportedError
+from harness.execution.assemble import Context, assemble, make_context
+from harness.execution.baseline import Baseline
+from harness.execution.isolation import Worker
+from harness.execution.jobs import (
+    DescribeJob,
+    OracleJob,
+    OracleRun,
+    SuiteRef,
+    TargetJob,
+    TargetRun,
+)
+from harness.execution.observer import Observer
+from harness.execution.run_folder import target_folder, write_target
+from harness.execution.suite import Suite, Target
+from harness.golden.run_store import write_run_outputs
+from harness.golden.store import Golden, read_golden
+from harness.judge import judge
+from harness.judge.budgets import budgets_for
+from harness.judge.evidence import Evidence, Failure
+from harness.judge.types import Judgement
+from harness.schemes.types import Scheme
+
+#: Backends that can compute the whole-model oracle, in order of preference.
+_ORACLE_BACKENDS = ("torch", "onnxruntime")
+
+
+@dataclass(kw_only=True)
+class Matrix:
+    """What a run needs, and what it gathers."""
+
+    registry: Registry
+    folder: Path
+    run_id: str
+    observer: Observer
+    plugins: Sequence[str] = ()
+    timeout: float | None = None
+    workers: int = 1
+    baseline: Baseline | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, pairs: Sequence[tuple[Suite, Target]]) -> tuple[Judgement, ...]:
+        """Run and judge every target, in the order given.
+
+        Raises:
+            UsageError: a suite's model or cases are wrong.
+        """
+        groups = _groups(pairs)
+        done: dict[tuple[str, str], Judgement] = {}
+        with ThreadPoolExecutor(max_workers=max(1, self.workers)) as pool:
+            for results in pool.map(self._suite, groups):
+                done.update(results)
+        return tuple(done[suite.name, target.name] for suite, target in pairs)
+
+    def _suite(
+        self, group: tuple[Suite, Sequence[Target]]
+    ) -> dict[tuple[str, str], Judgement]:
+        """All targets of one suite: a worker a backend, one target after another."""
+        suite, targets = group
+        ref = suite_ref(suite)
+        results = {}
+        with Workers(self, suite) as workers:
+            prepared = self._prepare(suite, ref, workers, targets)
+            for target in targets:
+                name = f"{suite.name}/{target.name}"
+                self.observer.on_target(name)
+                evidence = self._target(suite, target, ref, prepared, workers)
+                judgement = judge(evidence, run_id=str(self.folder))
+                write_target(judgement, self._folder(suite, target))
+                self.observer.on_done(judgement)
+                results[suite.name, target.name] = judgement
+        return results
+
+    def _folder(self, suite: Suite, target: Target) -> Path:
+        return target_folder(self.folder, suite.name, target.name)
+
+    def _prepare(
+        self,
+        suite: Suite,
+        ref: SuiteRef,
+        workers: Workers,
+        targets: Sequence[Target],
+    ) -> Context | Failure:
+        """The golden, checked against today's model and cases; or why not."""
+        try:
+            golden = read_golden(suite.golden, suite=suite.name)
+        except GoldenError as error:
+            return Failure(kind="stale", message=str(error))
+        backend = self._describing_backend(targets)
+        try:
+            description = workers.get(backend).run(
+                DescribeJob(suite=ref), timeout=self.timeout
+            )
+        except BackendError as error:
+            return Failure(kind="error", message=f"loading {suite.model}: {error}")
+        stale = _stale(golden, description.model_fingerprint, "model") or _stale(
+            golden, description.cases_fingerprint, "cases"
+        )
+        if stale:
+            message = (
+                f"{suite.golden}: {stale}; `quantharness record {suite.path.parent}"
+            )
+            return Failure(kind="stale", message=f"{message} --renew` records anew")
+        return make_context(suite, description, golden, self.registry.behaviours)
+
+    def _describing_backend(self, targets: Sequence[Target]) -> str:
+        """The first target's worker describes, so that its load is used twice."""
+        return targets[0].backend
+
+    def _target(
+        self,
+        suite: Suite,
+        target: Target,
+        ref: SuiteRef,
+        prepared: Context | Failure,
+        workers: Workers,
+    ) -> Evidence:
+        if isinstance(prepared, Failure):
+            return _failed(suite, target, prepared)
+        name = f"{suite.name}/{target.name}"
+        try:
+            run: TargetRun = workers.get(target.backend).run(
+                TargetJob(
+                    suite=ref,
+                    backend=target.backend,
+                    scheme=calibrated(target.scheme, prepared.golden),
+                ),
+                timeout=self.timeout,
+                progress=lambda done, total: self.observer.on_progress(
+                    name, done, total
+                ),
+            )
+        except BackendError as error:
+            return _failed(suite, target, Failure(kind="error", message=str(error)))
+        except UnsupportedError as error:
+            return _failed(
+                suite, target, Failure(kind="unsupported", message=str(error))
+            )
+        oracle = self._oracle(ref, target, run, workers)
+        baseline = None
+        if self.baseline is not None:
+            baseline = self.baseline.evidence(suite, target, run, prepared)
+        if run.outputs:
+            folder = self._folder(suite, target)
+            compact = {
+                case: {
+                    output: prepared.golden.outputs[case][output].project(array)
+                    for output, array in arrays.items()
+                    if output in prepared.golden.outputs.get(case, {})
+                    and array.shape == prepared.golden.outputs[case][output].shape
+                }
+                for case, arrays in run.outputs.items()
+            }
+            write_run_outputs(folder, compact)
+        return assemble(
+            prepared,
+            target,
+            run,
+            oracle=oracle,
+            baseline=baseline,
+            budgets=budgets_for(suite, target, prepared.golden.model_fingerprint),
+        )
+
+    def _oracle(
+        self, ref: SuiteRef, target: Target, run: TargetRun, workers: Workers
+    ) -> OracleRun | None:
+        """End to end, for weight-only schemes; shared by a suite's targets."""
+        if not target.scheme.weight_only or not run.outputs:
+            return None
+        return workers.oracle(ref, target.scheme)
+
+
+class Workers:
+    """The worker processes of one suite, made when first asked for."""
+
+    def __init__(self, matrix: Matrix, suite: Suite) -> None:
+        self._matrix = matrix
+        self._suite = suite
+        self._workers: dict[str, Worker] = {}
+        self._oracles: dict[str, OracleRun | None] = {}
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers.values():
+            worker.close()
+
+    def get(self, backend: str) -> Worker:
+        """The worker that runs this backend."""
+        if backend not in self._workers:
+            cores = os.cpu_count() or 1
+            threads = max(1, cores // max(1, self._matrix.workers))
+            shared = (
+                self._matrix.workers > 1 and "QUANTHARNESS_THREADS" not in os.environ
+            )
+            self._workers[backend] = Worker(
+                log=self._matrix.folder / "logs" / f"{self._suite.name}-{backend}.log",
+                plugins=self._matrix.plugins,
+                threads=threads if shared else None,
+            )
+        return self._workers[backend]
+
+    def oracle(self, ref: SuiteRef, scheme: Scheme) -> OracleRun | None:
+        """The whole-model oracle of a scheme; None when nothing can compute it."""
+        if scheme.name not in self._oracles:
+            self._oracles[scheme.name] = self._compute(ref, scheme)
+        return self._oracles[scheme.name]
+
+    def _compute(self, ref: SuiteRef, scheme: Scheme) -> OracleRun | None:
+        for backend in _ORACLE_BACKENDS:
+            if not self._matrix.registry.backend(backend).probe().available:
+                continue
+            job = OracleJob(suite=ref, backend=backend, scheme=scheme)
+            try:
+                result: OracleRun = self.get(backend).run(
+                    job, timeout=self._matrix.timeout
+                )
+            except (BackendError, UnsupportedError) as error:
+                self._matrix.observer.on_message(
+                    f"{ref.name}: no oracle for {scheme.name} on {backend}: {error}"
+                )
+            else:
+                return result
+        return None
+
+
+def suite_ref(suite: Suite) -> SuiteRef:
+    """What a worker needs of a suite."""
+    return SuiteRef(
+        name=suite.name,
+        folder=str(suite.folder),
+        model=suite.model,
+        cases=suite.cases,
+        batch=suite.batch,
+        seed=suite.seed,
+    )
+
+
+def calibrated(scheme: Scheme, golden: Golden) -> Scheme:
+    """The scheme with the amax of every operator's input over the golden's cases."""
+    import dataclasses
+
+    amax: Mapping[str, float] = {
+        name: entry["amax"] for name, entry in golden.operators.items()
+    }
+    return dataclasses.replace(scheme, calibration=amax)
+
+
+def _groups(
+    pairs: Sequence[tuple[Suite, Target]],
+) -> Iterator[tuple[Suite, list[Target]]]:
+    """Targets by suite, those of one backend together."""
+    suites: dict[str, tuple[Suite, list[Target]]] = {}
+    for suite, target in pairs:
+        suites.setdefault(suite.name, (suite, []))[1].append(target)
+    for suite, targets in suites.values():
+        order = {t.backend: i for i, t in reversed(list(enumerate(targets)))}
+        yield suite, sorted(targets, key=lambda target: order[target.backend])
+
+
+def _stale(golden: Golden, today: str, what: str) -> str:
+    recorded = getattr(golden, f"{what}_fingerprint")
+    if recorded == today:
+        return ""
+    return (
+        f"recorded from other {what} ({_short(recorded)}, today's are {_short(today)})"
+    )
+
+
+def _short(fingerprint: str) -> str:
+    kind, _, digest = fingerprint.rpartition(":")
+    return f"{kind}:{digest[:12]}" if kind else digest[:12]
+
+
+def _failed(suite: Suite, target: Target, failure: Failure) -> Evidence:
+    return Evidence(
+        suite=suite.name,
+        backend=target.backend,
+        scheme=target.scheme.name,
+        seed=suite.seed,
+        required=target.required,
+        weight_only=target.scheme.weight_only,
+        failure=failure,
+    )
