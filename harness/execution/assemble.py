@@ -11,7 +11,7 @@ import numpy as np
 from harness.behaviours.kinds import KINDS
 from harness.behaviours.types import Answer
 from harness.execution.errors_by_case import paired
-from harness.execution.jobs import Description, OracleRun, Outputs, Repeat, TargetRun
+from harness.execution.jobs import Description, OracleRun, Outputs, TargetRun
 from harness.execution.metrics_by_case import metrics
 from harness.execution.suite import Suite, Target
 from harness.golden.store import Golden

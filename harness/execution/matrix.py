@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from harness.backends.registry import Registry
 from harness.errors import BackendError, GoldenError, UnsupportedError
@@ -191,7 +192,7 @@ class Workers:
         self._workers: dict[str, Worker] = {}
         self._oracles: dict[str, OracleRun | None] = {}
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -243,6 +243,6 @@ def _check_valid(suite: Suite, reference: ReferenceRun) -> None:
         if not error <= LARGEST_REFERENCE_ERROR:
             raise ReferenceInvalid(
                 f"{suite.name}: {output} of the {precision} reference is {error:.3g} "
-                f"(relative L2) from {reference.exact_precision}, but should be at most "
-                f"{LARGEST_REFERENCE_ERROR:.3g}; {remedy}"
+                f"(relative L2) from {reference.exact_precision}, but should be "
+                f"at most {LARGEST_REFERENCE_ERROR:.3g}; {remedy}"
             )
