@@ -44,6 +44,8 @@ class WeightEvidence:
     unexplained: float | None = None
     #: Whether an operator that the scheme leaves alone was changed.
     altered: bool = False
+    #: Elements of the weight; 0: not said.
+    elements: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,9 @@ class OperatorEvidence:
     execution: str = ""
     #: Non-finite outputs where the oracle is finite.
     nonfinite: int = 0
+    #: Sum of squares that the operator's output differed by when nothing changed
+    #: (repetitions, batches), over the same elements; 0: not measured.
+    measured_sq: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,9 @@ class MetricEvidence:
     cases: tuple[str, ...]
     better: Literal["lower", "higher"] = "lower"
     unit: str = ""
+    #: The reference's own values, for a score that has a right side (the right
+    #: token's probability); None: the metric is a distance from the reference.
+    reference: FloatArray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +142,10 @@ class BehaviourEvidence:
     #: What each answered, for the report: (reference, target) by case.
     answers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     #: Largest loss of right answers that is still good enough, as a share of cases;
-    #: None: the default of `harness.judge`.
+    #: None: any loss that is proven fails.
     margin: float | None = None
+    #: Cluster of each case (document, prompt); None: every case its own.
+    clusters: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +162,44 @@ class BaselineEvidence:
     drift: Paired | None = None
     metrics: Mapping[str, MetricEvidence] = field(default_factory=dict)
     behaviours: Mapping[str, BoolArray] = field(default_factory=dict)
+    #: Cases of each behaviour then; one that is not listed: in today's order.
+    behaviour_cases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Today's outputs against the baseline's; None: not kept.
+    moved: Paired | None = None
     #: Operator -> unexplained drift then.
     operators: Mapping[str, float] = field(default_factory=dict)
     problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyEvidence:
+    """One phase timed in turns: reference, target, reference, target, ..."""
+
+    #: "run", "load", "transfer", "serialize", "memory", ...
+    phase: str
+    #: One value a pair, after warm-up.
+    reference: FloatArray
+    target: FloatArray
+    #: "s" or "bytes".
+    unit: str = "s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acknowledgement:
+    """A known failure that a person accepts for a while."""
+
+    #: `suite/backend/scheme`, or a pattern of it.
+    target: str
+    #: One of `CHECKS`.
+    check: str
+    #: Measurement; "": any of the check.
+    metric: str
+    reason: str
+    author: str
+    #: ISO date.
+    expires: str
+    #: "budgets.toml:LINE".
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +209,10 @@ class Budget:
     metric: str
     limit: float
     source: str
-    #: Largest excess that is not worth failing for; 0: none.
+    #: Smallest excess that the cases must be able to show; 0: as much as the limit.
     margin: float = 0.0
+    #: Where "much better than possible" begins, often a broken test; None: nowhere.
+    least: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,4 +247,6 @@ class Evidence:
     baseline: BaselineEvidence | None = None
     #: Tags of each case, for slices.
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    latency: tuple[LatencyEvidence, ...] = ()
+    acknowledgements: tuple[Acknowledgement, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,187 @@
+"""Which limit each measurement of a target is held to, and where it came from.
+
+In order: the ledger `budgets.toml` (reasoned, dated, tied to the model), the
+`[budget]` tables of `suite.toml`, and what theory says for a scheme.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from harness.judge.evidence import Acknowledgement, Budget, Evidence
+from harness.judge.ledger import Entry, read_ledger
+
+if TYPE_CHECKING:
+    from harness.schemes.types import Scheme
+
+#: Name of the ledger, beside `suite.toml`.
+LEDGER: Final = "budgets.toml"
+
+
+class TargetLike(Protocol):
+    """What is needed of a target."""
+
+    @property
+    def name(self) -> str:
+        """`backend/scheme`."""
+        ...
+
+    @property
+    def scheme(self) -> Scheme:
+        """What gets which format."""
+        ...
+
+    @property
+    def budgets(self) -> Mapping[str, tuple[float, str]]:
+        """Metric -> (limit, "suite.toml:LINE")."""
+        ...
+
+
+class SuiteLike(Protocol):
+    """What is needed of a suite."""
+
+    @property
+    def name(self) -> str:
+        """The suite's name."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where the ledger lies."""
+        ...
+
+    @property
+    def targets(self) -> Sequence[TargetLike]:
+        """All targets, so that an entry for none is found."""
+        ...
+
+
+def budgets_for(
+    suite: SuiteLike,
+    target: TargetLike,
+    model_fingerprint: str,
+    *,
+    today: dt.date | None = None,
+) -> dict[str, Budget]:
+    """Every stated budget of a target by metric.
+
+    Defaults that need measurements (`theory_drift`) are added by the check that uses
+    them.
+
+    Raises:
+        ConfigError: the ledger is malformed, expired or unmatched.
+    """
+    found = {
+        metric: Budget(metric=metric, limit=limit, source=source)
+        for metric, (limit, source) in target.budgets.items()
+    }
+    for entry in _entries(suite, model_fingerprint, today):
+        if entry.kind == "budget" and entry.covers(target.name):
+            found[entry["metric"]] = _budget(entry)
+    return found
+
+
+def acknowledgements_for(
+    suite: SuiteLike,
+    target: TargetLike,
+    model_fingerprint: str,
+    *,
+    today: dt.date | None = None,
+) -> tuple[Acknowledgement, ...]:
+    """The failures of a target that are known and accepted for now.
+
+    Raises:
+        ConfigError: the ledger is malformed, expired or unmatched.
+    """
+    return tuple(
+        Acknowledgement(
+            target=f"{suite.name}/{target.name}",
+            check=entry["check"],
+            metric=entry.values.get("metric", ""),
+            reason=entry["reason"],
+            author=entry["author"],
+            expires=entry["expires"].isoformat(),
+            source=entry.source,
+        )
+        for entry in _entries(suite, model_fingerprint, today)
+        if entry.kind == "acknowledgement" and entry.covers(target.name)
+    )
+
+
+def _entries(suite: SuiteLike, model: str, today: dt.date | None) -> tuple[Entry, ...]:
+    names = [entry.name for entry in suite.targets]
+    return read_ledger(suite.folder / LEDGER, targets=names, model=model, today=today)
+
+
+def _budget(entry: Entry) -> Budget:
+    return Budget(
+        metric=entry["metric"],
+        limit=entry["limit"],
+        margin=entry.values.get("margin", 0.0),
+        least=entry.values.get("least"),
+        source=(
+            f"{entry.source}: {entry['reason']} ({entry['author']}, "
+            f"{entry['date'].isoformat()})"
+        ),
+    )
+
+
+def theory_drift(evidence: Evidence) -> Budget | None:
+    """The drift that the scheme's own rounding explains; None when nothing is known.
+
+    Errors of different operators are independent, and each reaches the outputs with
+    a gain of about one relative to the signal, so their energies add up: the root of
+    the sum over operators of the oracle's relative quantization error, as measured
+    on the operators' own inputs, or as the format has on normal data where the
+    backend shows none. Signals that add up through residual connections make the
+    real drift smaller, so this is the limit of a suite that was never calibrated.
+    """
+    shares = [
+        entry.quantization_sq / entry.signal_sq
+        for entry in evidence.operators
+        if entry.signal_sq > 0
+    ]
+    total, count = sum(shares), len(shares)
+    if total > 0:
+        origin = "measured on their own inputs"
+    else:
+        formats = [w.expected for w in evidence.weights if w.expected]
+        inputs = set(evidence.activations_found)
+        total = sum(
+            format_noise(name) ** 2 * (2 if weight.operator in inputs else 1)
+            for name, weight in zip(
+                formats, [w for w in evidence.weights if w.expected], strict=True
+            )
+        )
+        count, origin = len(formats), "of their formats on normal data"
+    if total <= 0:
+        return None
+    return Budget(
+        metric="drift",
+        limit=math.sqrt(total),
+        source=(
+            f"theory: rounding errors of {count} operators, {origin}, added as "
+            "independent; `quantharness calibrate` proposes a measured one"
+        ),
+    )
+
+
+@functools.cache
+def format_noise(format_name: str) -> float:
+    """Relative L2 that a format adds to normal data, computed from the format.
+
+    Raises:
+        NumericsError: there is no such format.
+    """
+    import numpy as np
+
+    from harness import numerics
+
+    x = np.random.default_rng(0).standard_normal((128, 512)).astype(np.float32)
+    decoded = numerics.quantize(x, format_name, axis=-1).dequantize()
+    return float(np.linalg.norm(decoded - x) / np.linalg.norm(x))

@@ -1,0 +1,41 @@
+"""The checks, one file each, in the order in which they name the verdict.
+
+A check is a pure function of a target's evidence and of the levels its tests are
+held to. To add one, write a file beside these and a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from harness.judge.checks.anomaly import anomaly
+from harness.judge.checks.artifact import artifact
+from harness.judge.checks.behaviour import behaviour
+from harness.judge.checks.cost import cost
+from harness.judge.checks.direction import direction
+from harness.judge.checks.distance import distance
+from harness.judge.checks.explained import explained
+from harness.judge.checks.regression import regression
+from harness.judge.checks.stability import stability
+from harness.judge.evidence import Evidence
+from harness.judge.levels import Levels
+from harness.judge.outcome import Outcome
+
+__all__ = ["ALL", "Check"]
+
+Check = Callable[[Evidence, Levels], Outcome]
+
+ALL: Mapping[str, Check] = MappingProxyType(
+    {
+        "artifact": artifact,
+        "anomaly": anomaly,
+        "stability": stability,
+        "explained": explained,
+        "distance": distance,
+        "direction": direction,
+        "regression": regression,
+        "behaviour": behaviour,
+        "cost": cost,
+    }
+)

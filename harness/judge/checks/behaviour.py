@@ -1,0 +1,146 @@
+"""Production-style checks: right answers that were lost."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from harness.judge.evidence import BehaviourEvidence, Evidence
+from harness.judge.levels import POWER, Levels
+from harness.judge.outcome import Findings, Outcome, names, passed, result
+from harness.judge.statistics.paired_binary import (
+    Flips,
+    detectable_loss,
+    flips,
+    loss_bounds,
+    loss_p_value,
+    share_bounds,
+)
+from harness.judge.statistics.sign_flip import sign_flip_p_value
+from harness.judge.types import CheckResult, Measurement, Verdict
+
+_CHECK: Final = "behaviour"
+
+
+def behaviour(evidence: Evidence, levels: Levels) -> Outcome:
+    """`behaviour` when right answers were lost beyond the margin; exact and paired.
+
+    Without a stated margin the question is "any worse at all?", and an answer that
+    the cases cannot give passes with the smallest loss they would show. With one,
+    an unresolved answer whose smallest visible loss exceeds it is `inconclusive`.
+    """
+    findings = Findings()
+    for entry in evidence.behaviours:
+        if not entry.cases:
+            reason = f"cases of behaviour {entry.name}=0, but should be at least 1"
+            findings.results.append(result(_CHECK, Verdict.VACUOUS, reason))
+            continue
+        table = flips(entry.reference_right, entry.target_right)
+        name = f"{_CHECK}.{entry.name}.loss"
+        p = _p_value(evidence, entry, table)
+        findings.tests[f"{_CHECK}:{entry.name}"] = p
+        level = levels.of(f"{_CHECK}:{entry.name}")
+        low, high = loss_bounds(table, level)
+        found = Measurement(
+            name=name,
+            value=table.loss,
+            low=low,
+            high=high,
+            budget=entry.margin or 0.0,
+            budget_source="suite.toml" if entry.margin else "no loss allowed",
+            cases=table.cases,
+        )
+        findings.measurements += [found, _flips(evidence, entry, table, level)]
+        findings.results.append(_decide(entry, table, found, p, level))
+        findings.results += _two_sided(findings.measurements[-1])
+    return findings.outcome()
+
+
+def _p_value(evidence: Evidence, entry: BehaviourEvidence, table: Flips) -> float:
+    """Exact for independent cases; clusters keep or change their sign together."""
+    margin = entry.margin or 0.0
+    if entry.clusters is None:
+        return loss_p_value(table, margin)
+    changes = entry.reference_right.astype(float) - entry.target_right.astype(float)
+    return sign_flip_p_value(
+        changes - margin, seed=evidence.seed, clusters=entry.clusters
+    )
+
+
+def _flips(
+    evidence: Evidence, entry: BehaviourEvidence, table: Flips, level: float
+) -> Measurement:
+    """Share of cases whose answer changed from right to wrong or back."""
+    name = f"{_CHECK}.{entry.name}.flips"
+    budget = evidence.budgets.get(name)
+    low, high = share_bounds(table.lost + table.gained, table.cases, level)
+    return Measurement(
+        name=name,
+        value=table.share,
+        low=low,
+        high=high,
+        budget=None if budget is None else budget.limit,
+        budget_source="" if budget is None else budget.source,
+        cases=table.cases,
+    )
+
+
+def _two_sided(found: Measurement) -> list[CheckResult]:
+    """A budget on flips, which hide behind an unchanged average."""
+    if found.budget is None or found.low <= found.budget:
+        return []
+    reason = (
+        f"{found.name}={found.value:.3g}, but should be at most {found.budget:.3g} "
+        f"[{found.low:.3g} to {found.high:.3g} over {found.cases} cases; "
+        f"{found.budget_source}]"
+    )
+    return [
+        result(
+            _CHECK,
+            Verdict.BEHAVIOUR,
+            reason,
+            test="Clopper-Pearson",
+            cases=found.cases,
+            measurement=found.name,
+        )
+    ]
+
+
+def _decide(
+    entry: BehaviourEvidence, table: Flips, found: Measurement, p: float, level: float
+) -> CheckResult:
+    margin = entry.margin or 0.0
+    detectable = detectable_loss(table, margin, level, POWER)
+    test = "exact unconditional McNemar, one-sided"
+    if entry.clusters is not None:
+        test = "paired permutation of signs by cluster, one-sided"
+    shared = {
+        "test": test,
+        "alpha": level,
+        "power": POWER,
+        "detectable": detectable,
+        "cases": table.cases,
+        "measurement": found.name,
+    }
+    changes = f"{table.lost} lost, {table.gained} gained of {table.cases}"
+    if p <= level:
+        wrong = [
+            case
+            for case, before, now in zip(
+                entry.cases, entry.reference_right, entry.target_right, strict=True
+            )
+            if before and not now
+        ]
+        reason = (
+            f"{entry.name}: loss={table.loss:.3g}, but should be at most {margin:.3g} "
+            f"[{changes}, p={p:.2g}; lost: {names(wrong)}]"
+        )
+        return result(_CHECK, Verdict.BEHAVIOUR, reason, **shared)
+    if margin and found.high > margin and detectable > margin:
+        reason = (
+            f"{entry.name}: loss={table.loss:.3g} is not resolved, but should be at "
+            f"most {margin:.3g} [{changes}; the smallest loss these cases show is "
+            f"{detectable:.3g}: add cases]"
+        )
+        return result(_CHECK, Verdict.INCONCLUSIVE, reason, **shared)
+    reason = f"{entry.name}: loss={table.loss:.3g} ({changes})"
+    return passed(_CHECK, reason, **shared)

@@ -1,0 +1,166 @@
+"""Drift and every metric with a budget: beyond it, within it, or not resolved."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Final
+
+import numpy as np
+
+from harness.judge.budgets import theory_drift
+from harness.judge.evidence import Budget, Evidence, MetricEvidence, Paired
+from harness.judge.levels import POWER, Levels
+from harness.judge.outcome import Findings, Outcome, passed, result
+from harness.judge.statistics.mean import Mean, resampled_mean
+from harness.judge.statistics.ratio import Ratio, pooled
+from harness.judge.types import CheckResult, Measurement, Verdict
+
+_CHECK: Final = "distance"
+
+
+def distance(evidence: Evidence, levels: Levels) -> Outcome:
+    """`drift` when a whole interval is beyond its budget; `inconclusive` if unseen.
+
+    An interval that straddles the budget passes when the smallest effect that the
+    cases would show is no larger than what is allowed (the budget's margin, or the
+    budget itself where none is stated), and is `inconclusive` otherwise.
+    """
+    findings = Findings()
+    if evidence.drift is not None and len(evidence.drift.cases):
+        estimate = _ratio(evidence, evidence.drift, "drift")
+        budget = evidence.budgets.get("drift") or theory_drift(evidence)
+        _judge("drift", estimate, budget, levels, findings)
+        if evidence.oracle_drift is not None:
+            oracle = _ratio(evidence, evidence.oracle_drift, "drift.oracle")
+            findings.measurements.append(
+                _measurement("drift.oracle", oracle, None, levels)
+            )
+    for metric in evidence.metrics:
+        budget = evidence.budgets.get(metric.name)
+        estimate_of = _mean(evidence, metric)
+        if estimate_of is None:
+            continue
+        _judge(
+            metric.name,
+            estimate_of,
+            budget,
+            levels,
+            findings,
+            better=metric.better,
+            unit=metric.unit,
+        )
+    return findings.outcome()
+
+
+def seed_of(evidence: Evidence, name: str) -> int:
+    """A seed of its own for every estimate, the same in every run."""
+    return evidence.seed ^ zlib.crc32(f"{evidence.backend}/{name}".encode())
+
+
+def _ratio(evidence: Evidence, paired: Paired, name: str) -> Ratio:
+    return pooled(
+        np.where(np.isnan(paired.error_sq), np.inf, paired.error_sq),
+        paired.reference_sq,
+        seed=seed_of(evidence, name),
+        clusters=paired.clusters,
+    )
+
+
+def _mean(evidence: Evidence, metric: MetricEvidence) -> Mean | None:
+    """The mean over cases; None when there is none."""
+    if not len(metric.values):
+        return None
+    clusters = None
+    if evidence.drift is not None and evidence.drift.clusters is not None:
+        of_case = dict(zip(evidence.drift.cases, evidence.drift.clusters, strict=True))
+        clusters = [of_case.get(case, case) for case in metric.cases]
+    return resampled_mean(
+        metric.values, seed=seed_of(evidence, metric.name), clusters=clusters
+    )
+
+
+def _measurement(
+    name: str,
+    estimate: Ratio | Mean,
+    budget: Budget | None,
+    levels: Levels,
+    *,
+    better: str = "lower",
+    unit: str = "",
+) -> Measurement:
+    low, high = estimate.bounds(levels.of(f"{_CHECK}:{name}"))
+    return Measurement(
+        name=name,
+        value=estimate.value,
+        low=low,
+        high=high,
+        budget=None if budget is None else budget.limit,
+        budget_source="" if budget is None else budget.source,
+        better=better,
+        unit=unit,
+        cases=estimate.clusters,
+    )
+
+
+def _judge(
+    name: str,
+    estimate: Ratio | Mean,
+    budget: Budget | None,
+    levels: Levels,
+    findings: Findings,
+    *,
+    better: str = "lower",
+    unit: str = "",
+) -> None:
+    """Measure; where there is a budget also test and decide."""
+    measurement = _measurement(name, estimate, budget, levels, better=better, unit=unit)
+    findings.measurements.append(measurement)
+    if budget is None:
+        return
+    test, level = f"{_CHECK}:{name}", levels.of(f"{_CHECK}:{name}")
+    lower = better == "lower"
+    findings.tests[test] = (
+        estimate.p_above(budget.limit) if lower else _below(estimate, budget.limit)
+    )
+    findings.results.append(_decide(measurement, estimate, budget, level))
+
+
+def _below(estimate: Ratio | Mean, limit: float) -> float:
+    assert isinstance(estimate, Mean)  # sanity check: ratios are errors
+    return estimate.p_below(limit)
+
+
+def _decide(
+    found: Measurement, estimate: Ratio | Mean, budget: Budget, level: float
+) -> CheckResult:
+    """Beyond with the whole interval, straddling, or within."""
+    lower = found.better == "lower"
+    beyond = found.low > budget.limit if lower else found.high < budget.limit
+    within = found.high <= budget.limit if lower else found.low >= budget.limit
+    detectable = estimate.detectable(budget.limit, level, POWER)
+    allowed = budget.margin or abs(budget.limit)
+    interval = f"{found.low:.3g} to {found.high:.3g}"
+    shared = {
+        "test": "clustered bootstrap-t, one-sided",
+        "alpha": level,
+        "power": POWER,
+        "detectable": detectable,
+        "cases": estimate.clusters,
+        "measurement": found.name,
+    }
+    side = "at most" if lower else "at least"
+    should = f"should be {side} {budget.limit:.3g}"
+    place = f"{interval} over {estimate.clusters} cases; limit from {budget.source}"
+    if beyond or math.isnan(found.value):
+        reason = f"{found.name}={found.value:.3g}, but {should} [{place}]"
+        return result(_CHECK, Verdict.DRIFT, reason, **shared)
+    if not within and detectable > allowed:
+        reason = (
+            f"{found.name}={found.value:.3g} is not resolved, but {should} [{place}; "
+            f"the smallest effect these cases show is {detectable:.3g}, allowed is "
+            f"{allowed:.3g}: add cases]"
+        )
+        return result(_CHECK, Verdict.INCONCLUSIVE, reason, **shared)
+    reason = f"{found.name}={found.value:.3g} ({interval}), {side} {budget.limit:.3g}"
+    return passed(_CHECK, reason, **shared)

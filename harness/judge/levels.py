@@ -1,0 +1,78 @@
+"""Which significance level each test of a run is held to.
+
+Tests are named `check:what`. Alpha is split evenly over the checks that tested
+anything, and within a check Holm's step-down gives every test its level, so that the
+chance of even one false alarm in the whole run stays below alpha whatever the
+dependence (Holm 1979; Bonferroni over the checks). One check with thousands of
+operators then cannot take the power from one with three behaviours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeVar
+
+from harness.judge.statistics.families import benjamini_hochberg, holm
+
+#: Largest chance that a gate over faultless targets raises any false alarm.
+ALPHA: Final = 0.01
+#: Largest expected share of false alarms among those a nightly report raises.
+FALSE_DISCOVERY_RATE: Final = 0.05
+#: Chance with which the smallest detectable effect is detected.
+POWER: Final = 0.8
+
+Mode = Literal["gate", "nightly"]
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """The level of every test of one target."""
+
+    #: For a test that is not listed.
+    alpha: float = ALPHA
+    by_test: Mapping[str, float] = field(default_factory=dict)
+    #: How the levels were found, for the report.
+    family: str = "alone"
+
+    def of(self, test: str) -> float:
+        """Reject `test` when its p-value is at most this."""
+        return self.by_test.get(test, self.alpha)
+
+
+def run_levels(
+    tests: Sequence[Mapping[str, float]], *, mode: Mode = "gate", alpha: float = ALPHA
+) -> list[Levels]:
+    """The levels of every target's tests, from all p-values of the run.
+
+    Args:
+        tests: for every target, test name -> p-value.
+        mode: "gate" holds the family-wise error below `alpha` (Holm); "nightly" the
+            false discovery rate (Benjamini-Hochberg).
+        alpha: the error to hold.
+    """
+    every = {
+        (target, name): p
+        for target, named in enumerate(tests)
+        for name, p in named.items()
+    }
+    if mode == "nightly":
+        found = benjamini_hochberg(every, alpha)
+        family = f"Benjamini-Hochberg over {len(every)} tests, rate {alpha:g}"
+    else:
+        kinds: dict[str, dict[tuple[int, str], float]] = {}
+        for key, p in every.items():
+            kinds.setdefault(key[1].partition(":")[0], {})[key] = p
+        found = {}
+        for group in kinds.values():
+            found.update(holm(group, alpha / len(kinds)))
+        family = f"Holm over {len(every)} tests of {len(kinds)} checks, alpha {alpha:g}"
+    return [
+        Levels(
+            alpha=alpha,
+            by_test={name: found[target, name] for name in named},
+            family=family,
+        )
+        for target, named in enumerate(tests)
+    ]

@@ -1,0 +1,1 @@
+"""Exact and resampling tests; they know numbers, not models."""
