@@ -88,6 +88,10 @@ class Model(abc.ABC):
     state: Mapping[str, str]
     #: Inputs that have a leading step axis in a case of a recurrent model.
     step_inputs: tuple[str, ...]
+    #: Input -> its batch axis, where it is not 0.
+    batch_axes: Mapping[str, int]
+    #: What behaviours may need: labels, the characters of a recogniser, ...
+    metadata: Mapping[str, Any]
     #: "torch" when the user's own code is a module, "onnx" when it is a graph.
     source: Literal["torch", "onnx"]
 
