@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final
 
 from harness.judge.evidence import BehaviourEvidence, Evidence
 from harness.judge.levels import POWER, Levels
 from harness.judge.outcome import Findings, Outcome, names, passed, result
+from harness.judge.slices import slices
 from harness.judge.statistics.paired_binary import (
     Flips,
     detectable_loss,
@@ -27,6 +29,8 @@ def behaviour(evidence: Evidence, levels: Levels) -> Outcome:
     Without a stated margin the question is "any worse at all?", and an answer that
     the cases cannot give passes with the smallest loss they would show. With one,
     an unresolved answer whose smallest visible loss exceeds it is `inconclusive`.
+    Slices of cases (tags) are asked the same as a family of their own, and only
+    what is shown to be lost counts there.
     """
     findings = Findings()
     for entry in evidence.behaviours:
@@ -34,25 +38,57 @@ def behaviour(evidence: Evidence, levels: Levels) -> Outcome:
             reason = f"cases of behaviour {entry.name}=0, but should be at least 1"
             findings.results.append(result(_CHECK, Verdict.VACUOUS, reason))
             continue
-        table = flips(entry.reference_right, entry.target_right)
-        name = f"{_CHECK}.{entry.name}.loss"
-        p = _p_value(evidence, entry, table)
-        findings.tests[f"{_CHECK}:{entry.name}"] = p
-        level = levels.of(f"{_CHECK}:{entry.name}")
-        low, high = loss_bounds(table, level)
-        found = Measurement(
-            name=name,
-            value=table.loss,
-            low=low,
-            high=high,
-            budget=entry.margin or 0.0,
-            budget_source="suite.toml" if entry.margin else "no loss allowed",
-            cases=table.cases,
-        )
-        findings.measurements += [found, _flips(evidence, entry, table, level)]
-        findings.results.append(_decide(entry, table, found, p, level))
-        findings.results += _two_sided(findings.measurements[-1])
+        _judge(evidence, entry, levels, findings)
+        for tag, positions in slices(evidence.tags, entry.cases).items():
+            _judge(evidence, _slice(entry, positions), levels, findings, tag=tag)
     return findings.outcome()
+
+
+def _slice(entry: BehaviourEvidence, positions: list[int]) -> BehaviourEvidence:
+    clusters = entry.clusters
+    return dataclasses.replace(
+        entry,
+        cases=tuple(entry.cases[i] for i in positions),
+        reference_right=entry.reference_right[positions],
+        target_right=entry.target_right[positions],
+        clusters=None if clusters is None else tuple(clusters[i] for i in positions),
+    )
+
+
+def _judge(
+    evidence: Evidence,
+    entry: BehaviourEvidence,
+    levels: Levels,
+    findings: Findings,
+    *,
+    tag: str = "",
+) -> None:
+    table = flips(entry.reference_right, entry.target_right)
+    where = f"[{tag}]" if tag else ""
+    test = f"{_CHECK}{'/slices' if tag else ''}:{entry.name}{where}"
+    p = _p_value(evidence, entry, table)
+    findings.tests[test] = p
+    level = levels.of(test)
+    low, high = loss_bounds(table, level)
+    found = Measurement(
+        name=f"{_CHECK}.{entry.name}.loss{where}",
+        value=table.loss,
+        low=low,
+        high=high,
+        budget=entry.margin or 0.0,
+        budget_source="suite.toml" if entry.margin else "no loss allowed",
+        cases=table.cases,
+    )
+    findings.measurements.append(found)
+    decision = _decide(entry, table, found, p, level)
+    if not tag:
+        findings.results.append(decision)
+        share = _flips(evidence, entry, table, level)
+        findings.measurements.append(share)
+        findings.results += _beyond(share)
+    elif decision.verdict.fails:
+        reason = f"cases tagged {tag!r}: {decision.reason}"
+        findings.results.append(dataclasses.replace(decision, reason=reason))
 
 
 def _p_value(evidence: Evidence, entry: BehaviourEvidence, table: Flips) -> float:
@@ -84,7 +120,7 @@ def _flips(
     )
 
 
-def _two_sided(found: Measurement) -> list[CheckResult]:
+def _beyond(found: Measurement) -> list[CheckResult]:
     """A budget on flips, which hide behind an unchanged average."""
     if found.budget is None or found.low <= found.budget:
         return []

@@ -11,7 +11,8 @@ import numpy as np
 from harness.judge.budgets import theory_drift
 from harness.judge.evidence import Budget, Evidence, MetricEvidence, Paired
 from harness.judge.levels import POWER, Levels
-from harness.judge.outcome import Findings, Outcome, passed, result
+from harness.judge.outcome import Findings, Outcome, names, passed, result
+from harness.judge.slices import slices
 from harness.judge.statistics.mean import Mean, resampled_mean
 from harness.judge.statistics.ratio import Ratio, pooled
 from harness.judge.types import CheckResult, Measurement, Verdict
@@ -36,6 +37,7 @@ def distance(evidence: Evidence, levels: Levels) -> Outcome:
             findings.measurements.append(
                 _measurement("drift.oracle", oracle, None, levels)
             )
+    _slices(evidence, levels, findings)
     for metric in evidence.metrics:
         budget = evidence.budgets.get(metric.name)
         estimate_of = _mean(evidence, metric)
@@ -50,7 +52,70 @@ def distance(evidence: Evidence, levels: Levels) -> Outcome:
             better=metric.better,
             unit=metric.unit,
         )
+    findings.results += _unmatched(evidence)
     return findings.outcome()
+
+
+def _slices(evidence: Evidence, levels: Levels, findings: Findings) -> None:
+    """Drift of the cases with a tag, wherever `drift[TAG]` has a budget."""
+    drift = evidence.drift
+    if drift is None:
+        return
+    for tag, kept in slices(evidence.tags, drift.cases, least=1).items():
+        name = f"drift[{tag}]"
+        budget = evidence.budgets.get(name)
+        if budget is None:
+            continue
+        clusters = drift.clusters
+        part = Paired(
+            cases=tuple(drift.cases[i] for i in kept),
+            error_sq=drift.error_sq[kept],
+            reference_sq=drift.reference_sq[kept],
+            clusters=None if clusters is None else tuple(clusters[i] for i in kept),
+        )
+        _judge(name, _ratio(evidence, part, name), budget, levels, findings)
+
+
+#: Budgets that another check reads, or that not every target can measure.
+_ELSEWHERE: Final = (
+    "unexplained",
+    "unexplained.end_to_end",
+    "unexplained.weights",
+    "regression.drift",
+)
+
+
+def _unmatched(evidence: Evidence) -> list[CheckResult]:
+    """A budget that names nothing measured is not kept, so it must not pass."""
+    measured = {"drift", *_ELSEWHERE}
+    measured |= {f"drift[{tag}]" for tags in evidence.tags.values() for tag in tags}
+    for metric in evidence.metrics:
+        measured |= {metric.name, f"{metric.name}.loss"}
+    measured |= {f"behaviour.{entry.name}.flips" for entry in evidence.behaviours}
+    for entry in evidence.latency:
+        measured |= {f"cost.{entry.phase}{end}" for end in ("", ".p95", ".p99")}
+    return [
+        result(
+            _CHECK,
+            Verdict.VACUOUS,
+            f"budget {name!r} names nothing that was measured, but should be one of "
+            f"{names(sorted(measured), 12)} [{budget.source}]",
+        )
+        for name, budget in evidence.budgets.items()
+        if name not in measured
+    ]
+
+
+def estimates(evidence: Evidence) -> dict[str, Ratio | Mean]:
+    """Drift and every metric by name, as this check measures them."""
+    found: dict[str, Ratio | Mean] = {}
+    if evidence.drift is not None and len(evidence.drift.cases):
+        found["drift"] = _ratio(evidence, evidence.drift, "drift")
+    for metric in evidence.metrics:
+        estimate = _mean(evidence, metric)
+        if estimate is not None:
+            found[metric.name] = estimate
+    return found
 
 
 def seed_of(evidence: Evidence, name: str) -> int:
@@ -155,6 +220,13 @@ def _decide(
     if beyond or math.isnan(found.value):
         reason = f"{found.name}={found.value:.3g}, but {should} [{place}]"
         return result(_CHECK, Verdict.DRIFT, reason, **shared)
+    if budget.least is not None and found.high < budget.least:
+        reason = (
+            f"{found.name}={found.value:.3g}, but should be at least "
+            f"{budget.least:.3g} [{place}; better than the scheme can be is mostly a "
+            "test that does not test]"
+        )
+        return result(_CHECK, Verdict.VACUOUS, reason, **shared)
     if not within and detectable > allowed:
         reason = (
             f"{found.name}={found.value:.3g} is not resolved, but {should} [{place}; "

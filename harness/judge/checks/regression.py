@@ -12,6 +12,7 @@ from harness.judge.checks.distance import seed_of
 from harness.judge.evidence import BaselineEvidence, Evidence, Paired
 from harness.judge.levels import POWER, Levels
 from harness.judge.outcome import Findings, Outcome, names, passed, result
+from harness.judge.slices import slices
 from harness.judge.statistics.paired_binary import (
     detectable_loss,
     flips,
@@ -46,6 +47,7 @@ def regression(evidence: Evidence, levels: Levels) -> Outcome:
     rise = _rise(evidence, baseline)
     if rise is not None:
         _judge_drift(evidence, baseline, rise, levels, findings)
+    _judge_slices(evidence, baseline, levels, findings)
     _judge_behaviours(evidence, baseline, levels, findings)
     if not any(entry.verdict is Verdict.REGRESSION for entry in findings.results):
         findings.results.insert(0, _moved(evidence, baseline, rise, levels))
@@ -132,14 +134,43 @@ def noise(evidence: Evidence) -> float:
     return max([evidence.noise_floor, *repeats])
 
 
+def _judge_slices(
+    evidence: Evidence,
+    baseline: BaselineEvidence,
+    levels: Levels,
+    findings: Findings,
+) -> None:
+    """The drift of every tag's cases: a rise that the average hides."""
+    if evidence.drift is None or baseline.drift is None:
+        return
+    now, before = aligned(evidence.drift, baseline.drift)
+    for tag, kept in slices(evidence.tags, now.cases).items():
+        name = f"regression.drift[{tag}]"
+        rise = resampled_rise(
+            now.error_sq[kept],
+            before.error_sq[kept],
+            now.reference_sq[kept],
+            seed=seed_of(evidence, name),
+            clusters=now.clusters and [now.clusters[i] for i in kept],
+        )
+        part = Findings()
+        _judge_drift(evidence, baseline, rise, levels, part, tag=tag)
+        findings.measurements += part.measurements
+        findings.tests.update(part.tests)
+        findings.results += [r for r in part.results if r.verdict.fails]
+
+
 def _judge_drift(
     evidence: Evidence,
     baseline: BaselineEvidence,
     rise: Rise,
     levels: Levels,
     findings: Findings,
+    *,
+    tag: str = "",
 ) -> None:
-    test = f"{_CHECK}:drift"
+    where = f"[{tag}]" if tag else ""
+    test = f"{_CHECK}{'/slices' if tag else ''}:drift{where}"
     level = levels.of(test)
     stated = evidence.budgets.get("regression.drift")
     limit = noise(evidence) if stated is None else stated.limit
@@ -147,7 +178,7 @@ def _judge_drift(
     findings.tests[test] = rise.p_above(limit)
     low, high = rise.bounds(level)
     found = Measurement(
-        name="regression.drift",
+        name=f"regression.drift{where}",
         value=rise.value,
         low=low,
         high=high,
@@ -166,7 +197,8 @@ def _judge_drift(
     }
     if low > limit or math.isnan(rise.value):
         reason = (
-            f"drift rose by {rise.value:.3g} to {rise.now:.3g}, but should by at most "
+            f"drift{where} rose by {rise.value:.3g} to {rise.now:.3g}, but "
+            f"should by at most "
             f"{limit:.3g} [{low:.3g} to {high:.3g} over {rise.clusters} cases against "
             f"{baseline.run}; {environment(baseline)}]"
         )

@@ -32,6 +32,11 @@ class Mean:
         """Whether an interval exists: at least two clusters."""
         return self.clusters > 1
 
+    @property
+    def standard_error(self) -> float:
+        """Of the mean."""
+        return self.error
+
     def bounds(self, level: float) -> tuple[float, float]:
         """Lower and upper bound, each wrong with chance `level`.
 

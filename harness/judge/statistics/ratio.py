@@ -40,6 +40,11 @@ class Ratio:
         """Whether an interval exists: at least two clusters, or a certain value."""
         return self.clusters > 1 or self.value in (0.0, math.inf)
 
+    @property
+    def standard_error(self) -> float:
+        """Of the ratio itself, to first order."""
+        return self.value * self.log_error if self.log_error else 0.0
+
     def quantile(self, level: float) -> float:
         """Studentized value that is exceeded with chance `level`."""
         return tail_value(self.draws, level, self.clusters - 1)
