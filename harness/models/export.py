@@ -1,0 +1,154 @@
+"""A torch module exported to ONNX, kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import UnsupportedError
+from harness.models.onnx_operators import find_operators, initializers_of
+
+if TYPE_CHECKING:
+    import onnx
+
+    from harness.models.torch_model import TorchModel
+
+Array = np.ndarray[Any, np.dtype[Any]]
+#: Part of the cache's key: raise it when the export itself changes.
+_VERSION = "2"
+
+
+def cache_folder() -> Path:
+    """`$QUANTHARNESS_CACHE`, or `quantharness` in the user's cache folder."""
+    own = os.environ.get("QUANTHARNESS_CACHE")
+    if own:
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "quantharness"
+
+
+def export(model: TorchModel) -> onnx.ModelProto:
+    """The ONNX of a module, its operators named as the module's layers.
+
+    Raises:
+        UnsupportedError: the exporter refuses the module.
+    """
+    import onnx
+
+    digest = model.fingerprint.rpartition(":")[2][:32]
+    key = f"{digest}-onnx{version('onnx')}-v{_VERSION}.onnx"
+    file = cache_folder() / "export" / key
+    if file.is_file():
+        with contextlib.suppress(Exception):
+            cached = onnx.load(str(file))
+            if cached.graph.node:
+                return cached
+    proto = _export(model)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".part")
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(proto.SerializeToString())
+        stream.flush()
+        os.fsync(stream.fileno())
+    Path(temporary).replace(file)
+    return proto
+
+
+def _export(model: TorchModel) -> onnx.ModelProto:
+    import onnx
+    import torch
+
+    from harness.models.onnx_normalize import normalize
+
+    assert model.example is not None  # sanity check
+    module = model.module()
+    names = list(model.example)
+    outputs = [spec.name for spec in model.outputs]
+    example = tuple(torch.from_numpy(np.asarray(model.example[n])) for n in names)
+    # By position, and one tensor for one output: what the exporter handles best.
+    wrapper = _Positional(module, names, outputs)
+    axes = {
+        name: {i: f"{name}_{i}" for i in range(model.example[name].ndim)}
+        for name in names
+    }
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                wrapper,
+                example,
+                buffer,
+                input_names=names,
+                output_names=outputs,
+                dynamic_axes=axes,
+                opset_version=17,
+                dynamo=False,
+            )
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise UnsupportedError(
+            f"{model.name} cannot be exported to ONNX: {text}"
+        ) from error
+    proto = normalize(onnx.load_from_string(buffer.getvalue()))
+    name_by_content(proto, {o.name: o.weight for o in model.operators()})
+    return proto
+
+
+def _positional_class() -> Any:
+    import torch
+
+    class Positional(torch.nn.Module):
+        """Takes its inputs by position and returns its outputs as a tuple."""
+
+        def __init__(
+            self, inner: torch.nn.Module, names: list[str], outputs: list[str]
+        ) -> None:
+            super().__init__()
+            self.inner = inner
+            self.names = names
+            self.outputs = outputs
+
+        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            found = self.inner(**dict(zip(self.names, inputs, strict=True)))
+            return tuple(found[name] for name in self.outputs)
+
+    return Positional
+
+
+def _Positional(*arguments: Any) -> Any:  # noqa: N802 - stands for a class
+    return _positional_class()(*arguments)
+
+
+def name_by_content(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
+    """Name each operator's node as the layer whose weight it holds, in place.
+
+    Weights are compared value by value, as stored or transposed, so the names do not
+    depend on what the exporter calls things. Of equal weights the first comes first.
+    """
+    initializers = initializers_of(proto)
+    waiting = dict(weights)
+    renamed = {}
+    for entry in find_operators(proto):
+        stored = initializers[entry.weight]
+        oriented = stored.T if entry.transposed else stored
+        for name, weight in waiting.items():
+            if oriented.shape == weight.shape and np.array_equal(oriented, weight):
+                renamed[entry.node] = name
+                del waiting[name]
+                break
+    taken = set(renamed.values())
+    for index, node in enumerate(proto.graph.node):
+        if index in renamed:
+            node.name = renamed[index]
+        elif node.name in taken:
+            node.name = f"{node.name}_node"
