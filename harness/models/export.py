@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     import onnx
 
     from harness.models.torch_model import TorchModel
+    from harness.models.types import Operator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Part of the cache's key: raise it when the export itself changes.
-_VERSION = "2"
+_VERSION = "3"
+#: Metadata of an export whose operators are just the module's.
+_COUNT = "quantharness.operators"
 
 
 def cache_folder() -> Path:
@@ -42,17 +45,11 @@ def export(model: TorchModel) -> onnx.ModelProto:
     Raises:
         UnsupportedError: the exporter refuses the module.
     """
-    import onnx
-
-    digest = model.fingerprint.rpartition(":")[2][:32]
-    key = f"{digest}-onnx{version('onnx')}-v{_VERSION}.onnx"
-    file = cache_folder() / "export" / key
-    if file.is_file():
-        with contextlib.suppress(Exception):
-            cached = onnx.load(str(file))
-            if cached.graph.node:
-                return cached
+    cached = cached_export(model)
+    if cached is not None:
+        return cached
     proto = _export(model)
+    file = _cache_file(model)
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=".part")
     with os.fdopen(handle, "wb") as stream:
@@ -61,6 +58,37 @@ def export(model: TorchModel) -> onnx.ModelProto:
         os.fsync(stream.fileno())
     Path(temporary).replace(file)
     return proto
+
+
+def cached_export(model: TorchModel) -> onnx.ModelProto | None:
+    """The export that an earlier run left, if it is whole; imports no torch."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        cached = onnx.load(str(_cache_file(model)))
+    except (OSError, DecodeError):
+        return None
+    return cached if cached.graph.node else None
+
+
+def operators_of_export(model: TorchModel) -> tuple[Operator, ...] | None:
+    """The module's operators, read from its export when that holds all of them."""
+    proto = cached_export(model)
+    if proto is None:
+        return None
+    counts = {e.key: e.value for e in proto.metadata_props}
+    found = find_operators(proto)
+    if counts.get(_COUNT) != str(len(found)):
+        return None
+    initializers = initializers_of(proto)
+    return tuple(entry.operator(initializers) for entry in found)
+
+
+def _cache_file(model: TorchModel) -> Path:
+    digest = model.fingerprint.rpartition(":")[2][:32]
+    name = f"{digest}-onnx{version('onnx')}-v{_VERSION}.onnx"
+    return cache_folder() / "export" / name
 
 
 def _export(model: TorchModel) -> onnx.ModelProto:
@@ -100,7 +128,10 @@ def _export(model: TorchModel) -> onnx.ModelProto:
             f"{model.name} cannot be exported to ONNX: {text}"
         ) from error
     proto = normalize(onnx.load_from_string(buffer.getvalue()))
-    name_by_content(proto, {o.name: o.weight for o in model.operators()})
+    weights = {o.name: o.weight for o in model.operators()}
+    name_by_content(proto, weights)
+    if {entry.name for entry in find_operators(proto)} == set(weights):
+        proto.metadata_props.add(key=_COUNT, value=str(len(weights)))
     return proto
 
 

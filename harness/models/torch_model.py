@@ -120,6 +120,13 @@ class TorchModel(Model):
 
     def operators(self) -> tuple[Operator, ...]:
         """Every `Linear`, `Conv1d` and `Conv2d` of the module."""
+        if "_module" not in self.__dict__ and self.example is not None:
+            from harness.models.export import operators_of_export
+
+            # Another backend's process need not import torch to know the layers.
+            known = operators_of_export(self)
+            if known is not None:
+                return known
         import torch
 
         found = []

@@ -1,0 +1,172 @@
+"""What is plugged in: backends, schemes, behaviours, metrics, defects.
+
+Registered through entry points, or by a module or file given with `--plugin` whose
+`register(registry)` is called.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from harness.backends.protocol import Backend
+from harness.errors import PluginError, UsageError
+from harness.schemes.types import Scheme
+
+_GROUPS: Final = ("backends", "schemes", "metrics", "behaviours", "defects")
+#: What ships, so that a source tree works without being installed.
+_OWN: Final = {
+    "torch": "harness.backends.torch_backend:TorchBackend",
+    "onnxruntime": "harness.backends.onnxruntime_backend:OnnxRuntimeBackend",
+}
+
+
+class Registry:
+    """Everything that can be named in a suite; entry points load when first asked."""
+
+    def __init__(self) -> None:
+        self._backends: dict[str, Backend] = {}
+        self._waiting: dict[str, EntryPoint] = {}
+        self.schemes: dict[str, Scheme] = {}
+        self.behaviours: dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
+        self.defects: dict[str, Any] = {}
+        #: Plugin -> why it did not load; shown by `doctor`, breaks nothing else.
+        self.failed: dict[str, str] = {}
+
+    def add_backend(self, backend: Backend) -> None:
+        """Register a backend; a name that is taken is replaced.
+
+        Raises:
+            PluginError: it has not what the protocol asks for.
+        """
+        for member in ("name", "probe", "supports", "load"):
+            if not hasattr(backend, member):
+                raise PluginError(
+                    f"{type(backend).__name__} is no backend: it has no {member!r}"
+                )
+        self._backends[backend.name] = backend
+        self._waiting.pop(backend.name, None)
+
+    def add_scheme(self, scheme: Scheme) -> None:
+        """Register a scheme under its name."""
+        self.schemes[scheme.name] = scheme
+
+    def add_behaviour(self, kind: Any) -> None:
+        """Register a kind of behaviour under its name."""
+        self.behaviours[kind.name] = kind
+
+    def add_metric(self, metric: Any) -> None:
+        """Register a metric under its name."""
+        self.metrics[metric.name] = metric
+
+    def add_defect(self, defect: Any) -> None:
+        """Register a defect under its name."""
+        self.defects[defect.name] = defect
+
+    @property
+    def backend_names(self) -> tuple[str, ...]:
+        """Every backend that could be asked for, sorted."""
+        return tuple(sorted({*self._backends, *self._waiting}))
+
+    def backend(self, name: str) -> Backend:
+        """The backend of that name.
+
+        Raises:
+            UsageError: there is none, or its plugin does not load.
+        """
+        if name in self._waiting:
+            self._load_backend(name)
+        if name in self._backends:
+            return self._backends[name]
+        if name in self.failed:
+            raise UsageError(f"backend {name!r} does not load: {self.failed[name]}")
+        close = difflib.get_close_matches(name, self.backend_names, n=1)
+        known = f"known: {', '.join(self.backend_names)}; --plugin adds others"
+        hint = f"did you mean {close[0]!r}?" if close else known
+        raise UsageError(f"unknown backend {name!r}; {hint}")
+
+    def _load_backend(self, name: str) -> None:
+        entry = self._waiting.pop(name)
+        try:
+            self.add_backend(entry.load()())
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+            self.failed[name] = f"{type(error).__name__}: {error}"
+        else:
+            if name not in self._backends:
+                self.failed[name] = f"its plugin {entry.value} calls itself otherwise"
+
+    def find_entry_points(self) -> None:
+        """Note what is installed; loads nothing but schemes and other plain values."""
+        for name, value in _OWN.items():
+            self._waiting[name] = EntryPoint(name, value, "quantharness.backends")
+        for group in _GROUPS:
+            for entry in entry_points(group=f"quantharness.{group}"):
+                if group == "backends":
+                    self._waiting[entry.name] = entry
+                    continue
+                try:
+                    getattr(self, f"add_{group[:-1]}")(entry.load())
+                except Exception as error:  # noqa: BLE001
+                    self.failed[entry.name] = f"{type(error).__name__}: {error}"
+
+    def load_plugin(self, spec: str) -> None:
+        """Import a module or a file and let it register.
+
+        Raises:
+            PluginError: it does not import, has no `register`, or that fails.
+        """
+        module = _import(spec)
+        register = getattr(module, "register", None)
+        if not callable(register):
+            raise PluginError(f"--plugin {spec}: it has no function register(registry)")
+        try:
+            register(self)
+        except PluginError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"--plugin {spec}: register failed: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _import(spec: str) -> ModuleType:
+    path = Path(spec)
+    try:
+        if path.suffix != ".py":
+            return importlib.import_module(spec)
+        if not path.is_file():
+            raise PluginError(f"--plugin {spec}: no such file")
+        name = f"quantharness_plugin_{path.stem}"
+        found = importlib.util.spec_from_file_location(name, path)
+        assert found is not None and found.loader is not None  # sanity check
+        module = importlib.util.module_from_spec(found)
+        sys.modules[name] = module
+        found.loader.exec_module(module)
+    except PluginError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"--plugin {spec} does not import: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def load_registry(plugins: Sequence[str] = ()) -> Registry:
+    """What ships, what is installed, and the plugins given.
+
+    Raises:
+        PluginError: a plugin that was given does not load.
+    """
+    registry = Registry()
+    registry.find_entry_points()
+    for spec in plugins:
+        registry.load_plugin(spec)
+    return registry

@@ -1,0 +1,128 @@
+"""Operator by operator: observed output against the oracle on the observed input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harness.backends.protocol import Arithmetic, QuantizedTensor
+from harness.judge.evidence import OperatorEvidence, WeightEvidence
+from harness.models.types import Operator
+from harness.schemes.apply import plan_one, quantize_weight
+from harness.schemes.oracle import OperatorOracle
+from harness.schemes.types import Scheme
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class _Sums:
+    """Running sums of one operator: all that is kept of what was observed."""
+
+    def __init__(self, oracle: OperatorOracle) -> None:
+        self.oracle = oracle
+        self.residual = 0.0
+        self.quantization = 0.0
+        self.signal = 0.0
+        self.explained = 0.0
+        self.elements = 0
+        self.nonfinite = 0
+
+
+class Explained:
+    """Takes in observed operators one by one; memory does not grow with the cases.
+
+    Args:
+        scheme: what was asked for, calibrated.
+        arithmetic: what the backend declares about accumulation and storing.
+    """
+
+    def __init__(self, scheme: Scheme, arithmetic: Arithmetic) -> None:
+        self.scheme = scheme
+        self.arithmetic = arithmetic
+        #: Multiplications done by the oracle so far.
+        self.work = 0
+        self._sums: dict[str, _Sums] = {}
+
+    def add(self, operator: Operator, x: Array, y: Array) -> None:
+        """One call of one operator: its observed input and output.
+
+        An output that is not finite where the oracle is counts as `nonfinite`; the
+        sums are then infinite, so that it can never pass for explained.
+        """
+        sums = self._sums.get(operator.name)
+        if sums is None:
+            sums = _Sums(OperatorOracle(operator, self.scheme))
+            self._sums[operator.name] = sums
+        found = sums.oracle(
+            x, accumulate=self.arithmetic.accumulate, output=self.arithmetic.output
+        )
+        observed = np.asarray(y, dtype=np.float64)
+        self.work += found.exact.size * operator.reduction
+        sums.elements += found.exact.size
+        sums.signal += float(np.square(found.full).sum())
+        sums.quantization += float(np.square(found.exact - found.full).sum())
+        sums.explained += found.explained_sq
+        if observed.shape != found.exact.shape:
+            sums.residual = float("inf")
+            return
+        wrong = ~np.isfinite(observed) & np.isfinite(found.exact)
+        sums.nonfinite += int(wrong.sum())
+        with np.errstate(invalid="ignore"):
+            residual = float(np.square(observed - found.exact).sum())
+        sums.residual += residual if np.isfinite(residual) else float("inf")
+
+    def result(self, execution: str = "") -> tuple[OperatorEvidence, ...]:
+        """What was seen of every operator, in the order first seen."""
+        return tuple(
+            OperatorEvidence(
+                operator=name,
+                residual_sq=sums.residual,
+                quantization_sq=sums.quantization,
+                signal_sq=sums.signal,
+                explained_sq=sums.explained,
+                elements=sums.elements,
+                execution=execution,
+                nonfinite=sums.nonfinite,
+            )
+            for name, sums in self._sums.items()
+        )
+
+
+def weight_evidence(
+    operator: Operator, scheme: Scheme, shown: QuantizedTensor | None
+) -> WeightEvidence:
+    """An operator's weight as the backend holds it, against exact quantization."""
+    plan = plan_one(scheme, operator)
+    expected = scheme.weights.format if plan.weights and scheme.weights else ""
+    if shown is None:
+        return WeightEvidence(operator=operator.name, expected=expected, found="")
+    scales = np.asarray(shown.scales, dtype=np.float64)
+    finite = np.isfinite(scales)
+    return WeightEvidence(
+        operator=operator.name,
+        expected=expected,
+        found=shown.format,
+        stored_as=shown.stored_as,
+        nonfinite_scales=int((~finite).sum()),
+        unusable_scales=int((scales[finite] <= 0).sum()),
+        unexplained=_unexplained(operator, scheme, shown) if expected else None,
+    )
+
+
+def _unexplained(
+    operator: Operator, scheme: Scheme, shown: QuantizedTensor
+) -> float | None:
+    """||decoded - exact|| / ||exact - original||; 0 for bit-faithful storage."""
+    if shown.decoded is None:
+        return None
+    exact: Array = quantize_weight(operator, scheme).dequantize()
+    if shown.decoded.shape != exact.shape:
+        return float("inf")
+    wide = exact.astype(np.float64)
+    error = float(np.linalg.norm((shown.decoded.astype(np.float64) - wide).ravel()))
+    if error == 0:
+        return 0.0
+    noise = float(np.linalg.norm((wide - operator.weight).ravel()))
+    ratio = error / noise if noise > 0 else float("inf")
+    return ratio if np.isfinite(ratio) else float("inf")

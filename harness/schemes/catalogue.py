@@ -1,0 +1,201 @@
+"""The schemes that ship: adding one is adding a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, Final
+
+from harness.errors import UsageError
+from harness.numerics import find_format
+from harness.schemes.types import Scheme, TensorScheme
+
+_CHANNEL_FP8: Final = TensorScheme(format="fp8_e4m3", granularity="channel")
+_CHANNEL_INT8: Final = TensorScheme(format="int8", granularity="channel")
+
+
+def _blocks(fmt: str, block: int | None = None) -> TensorScheme:
+    return TensorScheme(format=fmt, granularity="block", block=block)
+
+
+#: Name -> scheme.
+SCHEMES: Final[dict[str, Scheme]] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme(
+            name="fp8_e4m3",
+            weights=_CHANNEL_FP8,
+            activations=TensorScheme(format="fp8_e4m3", granularity="row"),
+            summary="FP8 E4M3: weights a scale a channel, activations dynamic a row",
+        ),
+        Scheme(
+            name="fp8_e4m3_static",
+            weights=_CHANNEL_FP8,
+            activations=TensorScheme(
+                format="fp8_e4m3", granularity="tensor", dynamic=False
+            ),
+            summary="FP8 E4M3: weights a scale a channel, activations one static scale",
+        ),
+        Scheme(
+            name="fp8_weight_only",
+            weights=_CHANNEL_FP8,
+            summary="FP8 E4M3 weights, a scale a channel; activations as they are",
+        ),
+        Scheme(
+            name="mxfp8",
+            weights=_blocks("mxfp8_e4m3"),
+            activations=_blocks("mxfp8_e4m3"),
+            summary="OCP MXFP8 (E4M3): blocks of 32, floor rule, weights and activations",
+        ),
+        Scheme(
+            name="mxfp8_weight_only",
+            weights=_blocks("mxfp8_e4m3"),
+            summary="OCP MXFP8 (E4M3) weights: blocks of 32, floor rule",
+        ),
+        Scheme(
+            name="mxfp4",
+            weights=_blocks("mxfp4"),
+            activations=_blocks("mxfp4"),
+            summary="OCP MXFP4: blocks of 32, floor rule, weights and activations",
+        ),
+        Scheme(
+            name="mxfp4_weight_only",
+            weights=_blocks("mxfp4"),
+            summary="OCP MXFP4 weights: blocks of 32, floor rule",
+        ),
+        Scheme(
+            name="nvfp4",
+            weights=_blocks("nvfp4"),
+            # The tensor's scale is calibrated, as TensorRT and vLLM deploy it.
+            activations=TensorScheme(
+                format="nvfp4", granularity="block", dynamic=False
+            ),
+            summary="NVFP4: blocks of 16; activations with a calibrated tensor scale",
+        ),
+        Scheme(
+            name="nvfp4_weight_only",
+            weights=_blocks("nvfp4"),
+            summary="NVFP4 weights: blocks of 16, E4M3 scales, one fp32 scale a tensor",
+        ),
+        Scheme(
+            name="int8",
+            weights=_CHANNEL_INT8,
+            activations=TensorScheme(format="int8", granularity="row"),
+            summary="INT8 symmetric: weights a scale a channel, activations dynamic a row",
+        ),
+        Scheme(
+            name="int8_static",
+            weights=_CHANNEL_INT8,
+            activations=TensorScheme(
+                format="int8", granularity="tensor", dynamic=False
+            ),
+            summary="INT8 symmetric: weights a scale a channel, activations one static",
+        ),
+        Scheme(
+            name="int8_weight_only",
+            weights=_CHANNEL_INT8,
+            summary="INT8 symmetric weights, a scale a channel",
+        ),
+        Scheme(
+            name="int4",
+            weights=_blocks("int4", 32),
+            summary="INT4 symmetric weights in groups of 32",
+        ),
+        Scheme(
+            name="int4_g128",
+            weights=_blocks("int4", 128),
+            summary="INT4 symmetric weights in groups of 128",
+        ),
+    )
+}
+
+_KEYS: Final = ("base", "weights", "activations", "keep", "summary")
+_TENSOR_KEYS: Final = ("format", "granularity", "block", "dynamic", "rule")
+
+
+def scheme_by_name(name: str, *, extra: tuple[str, ...] = ()) -> Scheme:
+    """The scheme of that name.
+
+    Raises:
+        UsageError: there is none; says which one was probably meant.
+    """
+    if name in SCHEMES:
+        return SCHEMES[name]
+    known = [*SCHEMES, *extra]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    raise UsageError(f"unknown scheme {name!r}; {hint}")
+
+
+def scheme_from_table(name: str, table: Mapping[str, Any]) -> Scheme:
+    """A `[scheme.NAME]` table of suite.toml.
+
+    Raises:
+        UsageError: an unknown key or value; says what there is.
+    """
+    _known(table, _KEYS, f"scheme.{name}")
+    base = scheme_by_name(table["base"]) if "base" in table else None
+    if base is None and "weights" not in table:
+        raise UsageError(f"scheme.{name} has neither `base` nor `weights`")
+    scheme = (
+        dataclasses.replace(base, name=name)
+        if base
+        else Scheme(name=name, weights=None)
+    )
+    changes: dict[str, Any] = {}
+    for key in ("weights", "activations"):
+        if key in table:
+            changes[key] = _tensor(table[key], f"scheme.{name}.{key}")
+    if "keep" in table:
+        keep = table["keep"]
+        if not isinstance(keep, list) or not all(isinstance(p, str) for p in keep):
+            raise UsageError(
+                f"scheme.{name}.keep={keep!r}, but should be a list of texts"
+            )
+        changes["keep"] = tuple(keep)
+    if "summary" in table:
+        changes["summary"] = str(table["summary"])
+    return dataclasses.replace(scheme, **changes)
+
+
+def _tensor(table: Any, where: str) -> TensorScheme | None:
+    if table is False:
+        return None
+    if not isinstance(table, dict) or "format" not in table:
+        raise UsageError(f'{where} should be {{ format = "...", granularity = "..." }}')
+    _known(table, _TENSOR_KEYS, where)
+    fmt = find_format(table["format"])
+    granularity = table.get(
+        "granularity", "block" if fmt.kind == "block" else "channel"
+    )
+    allowed = (
+        ("block",) if fmt.kind == "block" else ("tensor", "channel", "row", "block")
+    )
+    if granularity not in allowed:
+        raise UsageError(
+            f"{where}.granularity={granularity!r}, but should be one of {allowed} for "
+            f"{fmt.name}"
+        )
+    block = table.get("block")
+    if granularity == "block" and fmt.kind != "block" and not block:
+        raise UsageError(f"{where}: granularity 'block' of {fmt.name} needs `block`")
+    if block is not None and (not isinstance(block, int) or block < 1):
+        raise UsageError(f"{where}.block={block!r}, but should be a whole number >= 1")
+    return TensorScheme(
+        format=fmt.name,
+        granularity=granularity,
+        block=block,
+        dynamic=bool(table.get("dynamic", True)),
+        rule=table.get("rule"),
+    )
+
+
+def _known(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in keys:
+            close = difflib.get_close_matches(key, keys, n=1)
+            hint = (
+                f"did you mean {close[0]!r}?" if close else f"known: {', '.join(keys)}"
+            )
+            raise UsageError(f"unknown key {where}.{key}; {hint}")

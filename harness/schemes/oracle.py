@@ -1,0 +1,175 @@
+r"""The oracle of one operator: what a faultless backend would compute, and how far a
+faultless backend may be from it.
+
+**What is computed.** Input and weight are quantized exactly as the scheme says, decoded,
+multiplied and summed in float64.
+
+**What a faithful backend may differ by.** Three things, as an expected sum of squares:
+
+*Accumulation.* Summing K products in arithmetic of unit roundoff u, in some order,
+gives the error \sum_i d_i S_i with partial sums S_i and rounding errors d_i that are
+modelled, as in Higham & Mary (2019), as independent, of mean 0 and at most u in size:
+variance u^2/3. Over all orders, the mean of S_i^2 is (i/K)^2 S^2 + (i/K)(1 - i/K) P, with S
+the sum and P the sum of the squared products; summed over i that is K S^2/3 + K P/6.
+So E[e^2] = u^2/3 (K S^2/3 + K P/6). Summing in blocks or pairs gives less. Decoding input
+and weight and multiplying them rounds each product three times: u^2 P more.
+
+*Storing.* A result stored with unit roundoff v is off by v^2/3 y^2; the bias adds u^2/3 y^2.
+
+*Codes on the edge.* A backend may compute x * (1 / scale) instead of x / scale, or the
+scale in another order: a relative difference of a few u32 = 2**-24. Values that close
+to the middle between two codes may get the other code. They are found by quantizing
+with scales a little larger and a little smaller, and their effect is propagated through
+the squared weights. With scales that are powers of two nothing is on the edge, because
+the division is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from harness.models.types import Operator
+from harness.numerics import Quantized, find_format, quantize
+from harness.schemes.apply import plan_one, quantize_activation, quantize_weight
+from harness.schemes.linear_algebra import add_bias, product
+from harness.schemes.types import Scheme
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Unit roundoff of the arithmetic a backend may declare.
+UNIT_ROUNDOFF: Final[Mapping[str, float]] = {
+    "fp64": 2.0**-53,
+    "fp32": 2.0**-24,
+    "int32": 2.0**-53,
+    "tf32": 2.0**-11,
+    "fp16": 2.0**-11,
+    "bf16": 2.0**-8,
+    # The FP8 tensor cores of Hopper keep about 13 bits below the largest product.
+    "fp8_tensor_core": 2.0**-13,
+}
+#: Roundings between x and x / scale in a backend that multiplies by a reciprocal of a
+#: scale that it computed in its own order: four of float32.
+_EDGE: Final = 4 * 2.0**-24
+
+
+@dataclass(frozen=True, eq=False)
+class OracleOutput:
+    """What an operator should give for an input."""
+
+    #: float64, bias included.
+    exact: Array
+    #: The same with nothing quantized.
+    full: Array
+    #: Expected sum of squares that a faithful backend may differ by.
+    explained_sq: float
+
+
+class OperatorOracle:
+    """The oracle of one operator under one scheme; its weight is quantized once."""
+
+    def __init__(self, operator: Operator, scheme: Scheme) -> None:
+        self.operator = operator
+        self.scheme = scheme
+        self.plan = plan_one(scheme, operator)
+        full = np.asarray(operator.weight, dtype=np.float32)
+        self.full_weight = full.astype(np.float64)
+        self.weight = self.full_weight
+        if self.plan.weights:
+            exact: Array = quantize_weight(operator, scheme).dequantize()
+            self.weight = exact.astype(np.float64)
+
+    def __call__(self, x: Array, *, accumulate: str, output: str) -> OracleOutput:
+        """The oracle's output for an observed input.
+
+        Args:
+            x: the operator's input before any quantization, float32.
+            accumulate: arithmetic of the sum, a key of `UNIT_ROUNDOFF`.
+            output: arithmetic in which the result is stored.
+        """
+        observed = np.asarray(x, dtype=np.float32)
+        wide = observed.astype(np.float64)
+        full = product(self.operator, wide, self.full_weight)
+        quantized, edge = wide, 0.0
+        if self.plan.activations:
+            entry = quantize_activation(self.operator, observed, self.scheme)
+            decoded: Array = entry.dequantize()
+            quantized = decoded.astype(np.float64)
+            edge = self._edge(observed, entry)
+        exact = product(self.operator, quantized, self.weight)
+        # One digit is enough for a variance: float32.
+        squares = product(
+            self.operator,
+            np.square(quantized).astype(np.float32),
+            np.square(self.weight).astype(np.float32),
+        )
+        stored = add_bias(self.operator, exact)
+        noise = _noise(exact, squares, self.operator.reduction, accumulate)
+        noise += (
+            (UNIT_ROUNDOFF[output] ** 2 + UNIT_ROUNDOFF[accumulate] ** 2)
+            / 3
+            * float(np.square(stored).sum())
+        )
+        return OracleOutput(stored, add_bias(self.operator, full), noise + edge)
+
+    def _edge(self, x: Array, entry: Quantized) -> float:
+        """Expected sum of squares of codes that a last-bit difference may flip."""
+        fmt = find_format(entry.format)
+        if fmt.scale == "fp8_e8m0":
+            return 0.0
+        lower, upper = (self._shifted(x, entry, 1 + sign * _EDGE) for sign in (-1, 1))
+        square = np.square(upper.astype(np.float64) - lower)
+        if fmt.kind == "block":
+            # The E4M3 scale of a block is itself rounded, and may be on the edge.
+            moved = [self._moved(x, 1 + sign * _EDGE) for sign in (-1, 1)]
+            square = np.maximum(
+                square, np.square(moved[1].astype(np.float64) - moved[0])
+            )
+        weights = np.square(self.weight)
+        if self.operator.kind == "linear":
+            by_input = square.reshape(-1, square.shape[-1]).sum(axis=0)
+            return float(by_input @ weights.sum(axis=0))
+        by_channel = square.sum(axis=(0, *range(2, square.ndim)))
+        groups = self.operator.groups
+        per_group = weights.reshape(groups, -1, *weights.shape[1:])
+        axes = (1, *range(3, per_group.ndim))
+        return float(by_channel @ per_group.sum(axis=axes).reshape(-1))
+
+    def _shifted(self, x: Array, entry: Quantized, factor: float) -> Array:
+        shifted: Array = quantize(
+            x,
+            entry.format,
+            axis=entry.axis,
+            block=entry.block or None,
+            scale=(entry.scales * np.float64(factor)).astype(np.float32),
+            global_scale=entry.global_scale,
+        ).dequantize()
+        return shifted
+
+    def _moved(self, x: Array, factor: float) -> Array:
+        scaled = (x * np.float64(factor)).astype(np.float32)
+        moved: Array = quantize_activation(
+            self.operator, scaled, self.scheme
+        ).dequantize()
+        return moved
+
+
+def _noise(exact: Array, squares: Array, length: int, accumulate: str) -> float:
+    u = UNIT_ROUNDOFF[accumulate]
+    total = float(np.square(exact).sum())
+    products = float(squares.sum(dtype=np.float64))
+    return u * u / 3 * (length * total / 3 + length * products / 6) + u * u * products
+
+
+def dequantized_weights(
+    operators: Sequence[Operator], scheme: Scheme
+) -> dict[str, Array]:
+    """float32 weights as the scheme makes them, of the operators that it quantizes."""
+    return {
+        operator.name: quantize_weight(operator, scheme).dequantize()
+        for operator in operators
+        if plan_one(scheme, operator).weights
+    }
