@@ -46,7 +46,7 @@ class Proposal:
 
     @property
     def change(self) -> str:
-        """ "new", "tighten", "loosen" or "keep"."""
+        """One of `new`, `tighten`, `loosen`, `keep`."""
         if self.current is None:
             return "new"
         if self.limit > self.current and self.low > self.current:
