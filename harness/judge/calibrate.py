@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.judge.budgets import theory_drift
 from harness.judge.checks.distance import estimates
 from harness.judge.evidence import Budget, Evidence
-from harness.judge.levels import ALPHA
+from harness.judge.levels import ALPHA, POWER
 from harness.judge.statistics.mean import Mean
 from harness.judge.statistics.ratio import Ratio
 
@@ -33,8 +33,8 @@ class Proposal:
     high: float
     #: Upper bound of the measurement, wrong with chance `ALPHA`.
     limit: float
-    #: Effect that the cases resolve: limit - value.
-    margin: float
+    #: Smallest excess over the limit that these cases show with 80% chance.
+    detectable: float
     #: Today's limit; None: there is none.
     current: float | None
     #: (current - value) in standard errors; None: no limit, or no spread.
@@ -86,7 +86,6 @@ class Proposal:
             "target": self.target,
             "metric": self.metric,
             "limit": _rounded_up(self.limit),
-            "margin": _rounded_up(self.margin),
             "reason": f"{reason.strip()}; {measured}" if reason.strip() else measured,
             "data": self.data,
             "date": today,
@@ -142,7 +141,7 @@ def _proposal(
         low=low,
         high=high,
         limit=high,
-        margin=high - estimate.value,
+        detectable=estimate.detectable(high, alpha, POWER),
         current=None if current is None else current.limit,
         slack_sigma=None
         if current is None
