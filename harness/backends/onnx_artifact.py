@@ -1,0 +1,184 @@
+"""What a built ONNX model really holds, read from its bytes.
+
+The decoding nodes of each weight are cut out and run by ONNX Runtime with every
+optimization off, so that what is shown is the engine's own decoding, not what the
+builder meant. Packed INT4 of MatMulNBits is unpacked here, by its documented layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from harness.backends.protocol import Artifact, QuantizedTensor
+from harness.models.onnx_operators import attributes
+from harness.numerics import decode, find_format
+from harness.schemes.types import Scheme
+
+if TYPE_CHECKING:
+    import onnx
+
+    from harness.schemes.onnx_qdq import QuantizedModel
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: ONNX element type of stored codes -> what is shown, and the elements it can hold.
+_STORED: Final[Mapping[int, tuple[str, tuple[str, ...]]]] = {
+    1: ("float32", ()),
+    2: ("uint8, two 4-bit codes a byte", ("fp4_e2m1", "int4", "nf4")),
+    3: ("int8", ("int8",)),
+    17: ("float8_e4m3fn", ("fp8_e4m3",)),
+    18: ("float8_e4m3fnuz", ("fp8_e4m3fnuz",)),
+    19: ("float8_e5m2", ("fp8_e5m2",)),
+    20: ("float8_e5m2fnuz", ("fp8_e5m2fnuz",)),
+}
+
+
+def read_artifact(data: bytes, built: QuantizedModel, scheme: Scheme) -> Artifact:
+    """Weights, their scales and what is left alone, of a serialized model."""
+    import onnx
+
+    model = onnx.ModelProto()
+    model.ParseFromString(data)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = {node.name: node for node in model.graph.node}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    decoded = _decode(
+        model, producers, [name for name in built.weights.values() if name]
+    )
+    weights = {}
+    for operator, name in built.weights.items():
+        own = [
+            t
+            for key, t in tensors.items()
+            if key.startswith(f"{operator}/quantized/weight_")
+        ]
+        codes = next((t for t in own if "/weight_codes" in t.name), None)
+        if codes is None or scheme.weights is None:
+            continue
+        value = decoded[name] if name else _unpack(producers, nodes[operator], tensors)
+        weights[operator] = QuantizedTensor(
+            format=_format(codes.data_type, scheme.weights.format),
+            stored_as=_STORED[codes.data_type][0],
+            scales=_scales(next(t for t in own if "/weight_scale" in t.name)),
+            decoded=value.T if operator in built.transposed and name else value,
+            nbytes=sum(len(tensor.raw_data) for tensor in own),
+        )
+    return Artifact(
+        weights=weights,
+        activations=[
+            n for n in built.observed if _input_is_quantized(producers, nodes, n)
+        ],
+        untouched=_untouched(nodes, tensors, built),
+    )
+
+
+def _format(data_type: int, wanted: str) -> str:
+    """The scheme's format if the element type can hold it, else what is stored."""
+    fmt = find_format(wanted)
+    shown, holds = _STORED[data_type]
+    return wanted if (fmt.element or fmt.name) in holds else shown
+
+
+def _scales(tensor: onnx.TensorProto) -> Array:
+    from onnx import numpy_helper
+
+    if tensor.data_type == 1:
+        return numpy_helper.to_array(tensor)
+    codes = np.frombuffer(tensor.raw_data, dtype=np.uint8)
+    values: Array = decode(codes, "fp8_e4m3")
+    return values
+
+
+def _decode(
+    model: onnx.ModelProto,
+    producers: Mapping[str, onnx.NodeProto],
+    names: Sequence[str],
+) -> dict[str, Array]:
+    """Values of tensors that depend on initializers alone, optimizations off."""
+    if not names:
+        return {}
+    import onnx
+    import onnxruntime
+
+    needed, waiting = set(), list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        if name in producers:
+            waiting.extend(producers[name].input)
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    graph = part.graph
+    del graph.input[:]
+    del graph.output[:]
+    nodes = [node for node in model.graph.node if node.output[0] in needed]
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    del graph.node[:]
+    del graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
+    session = onnxruntime.InferenceSession(
+        part.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return dict(zip(names, session.run(list(names), {}), strict=True))
+
+
+def _unpack(
+    producers: Mapping[str, onnx.NodeProto],
+    node: onnx.NodeProto,
+    tensors: Mapping[str, onnx.TensorProto],
+) -> Array:
+    """float32 (out, in) of a MatMulNBits: (code - 8) * scale, low nibble first."""
+    from onnx import numpy_helper
+
+    packed_node = producers[node.input[0]]
+    found = attributes(packed_node)
+    packed = numpy_helper.to_array(tensors[packed_node.input[1]])
+    scales = numpy_helper.to_array(tensors[packed_node.input[2]])
+    rows, length = int(found["N"]), int(found["K"])
+    codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(rows, -1)
+    by = np.repeat(scales.reshape(rows, -1), int(found["block_size"]), axis=1)
+    values = (codes.astype(np.float32) - np.float32(8)) * by
+    return np.ascontiguousarray(values[:, :length])
+
+
+def _input_is_quantized(
+    producers: Mapping[str, onnx.NodeProto],
+    nodes: Mapping[str, onnx.NodeProto],
+    operator: str,
+) -> bool:
+    """Whether the operator's input is made by nodes of its own quantization."""
+    node = nodes[operator]
+    if node.op_type == "Identity":
+        node = producers[node.input[0]]
+    return node.input[0].startswith(f"{operator}/quantized/")
+
+
+def _untouched(
+    nodes: Mapping[str, onnx.NodeProto],
+    tensors: Mapping[str, onnx.TensorProto],
+    built: QuantizedModel,
+) -> dict[str, Array]:
+    """Weights of operators that the scheme leaves alone, in torch's layout."""
+    from onnx import numpy_helper
+
+    found = {}
+    for operator, plan in built.plans.items():
+        if plan.weights:
+            continue
+        tensor = tensors.get(nodes[operator].input[1])
+        if tensor is not None:
+            array = numpy_helper.to_array(tensor)
+            found[operator] = array.T if operator in built.transposed else array
+    return found

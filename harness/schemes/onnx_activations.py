@@ -1,0 +1,212 @@
+"""Quantizing an operator's input inside an ONNX graph, exactly as `numerics` does.
+
+Static scales use QuantizeLinear and DequantizeLinear. Dynamic ones use the plain
+operators that the scheme's definition is made of; casts to FP8 are ONNX's own. FP4 has
+no kernel on ONNX Runtime's CPU provider, so E2M1 is rounded by Round on the three
+spacings of its grid: below 2 in halves, below 4 in ones, above in twos. Round goes to
+the even integer, which on each spacing is the even code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from harness.errors import UnsupportedError
+from harness.models.types import Operator
+from harness.numerics import FORMATS, find_format
+from harness.schemes.apply import static_scale
+from harness.schemes.onnx_nodes import Nodes
+from harness.schemes.types import Scheme, TensorScheme
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Format -> ONNX element type of the FP8 formats that ONNX Runtime's CPU casts.
+FP8_TYPES: Final = {
+    "fp8_e4m3": 17,
+    "fp8_e4m3fnuz": 18,
+    "fp8_e5m2": 19,
+    "fp8_e5m2fnuz": 20,
+}
+_FLOAT: Final = 1
+_INT32: Final = 6
+_INT64: Final = 7
+
+
+def quantize_input(nodes: Nodes, operator: Operator, scheme: Scheme, x: str) -> str:
+    """Nodes that quantize and decode `x`; returns the decoded tensor's name.
+
+    Raises:
+        UnsupportedError: a format or rule that these nodes do not express.
+    """
+    tensor = scheme.activations
+    assert tensor is not None  # sanity check
+    if tensor.granularity == "block":
+        return _blocks(nodes, operator, scheme, tensor, x)
+    if not tensor.dynamic:
+        return _static(nodes, tensor, float(static_scale(operator, scheme)), x)
+    return _dynamic(nodes, operator, tensor, x)
+
+
+def _f(nodes: Nodes, value: float, hint: str = "c") -> str:
+    return nodes.constant(np.array(value, dtype=np.float32), hint)
+
+
+def _i(nodes: Nodes, values: list[int], hint: str = "i") -> str:
+    return nodes.constant(np.array(values, dtype=np.int64), hint)
+
+
+def _static(nodes: Nodes, tensor: TensorScheme, scale: float, x: str) -> str:
+    by = _f(nodes, scale, "scale")
+    if tensor.format == "int8":
+        zero = nodes.constant(np.array(0, dtype=np.int8), "zero")
+    elif tensor.format in FP8_TYPES:
+        zero = nodes.raw(b"\0", FP8_TYPES[tensor.format], (), "zero")
+    else:
+        raise UnsupportedError(f"static {tensor.format} activations on onnxruntime")
+    codes = nodes.add("QuantizeLinear", [x, by, zero])
+    return nodes.add("DequantizeLinear", [codes, by, zero])
+
+
+def _dynamic(nodes: Nodes, operator: Operator, tensor: TensorScheme, x: str) -> str:
+    if tensor.granularity == "tensor":
+        axes: list[int] = []
+    elif operator.kind == "linear":
+        axes = [-1]
+    else:
+        axes = list(range(1, operator.weight.ndim))
+    inputs = [nodes.add("Abs", [x])] + ([_i(nodes, axes, "axes")] if axes else [])
+    amax = nodes.add("ReduceMax", inputs, keepdims=1)
+    largest = find_format(tensor.format).max
+    scale = _positive(nodes, nodes.add("Div", [amax, _f(nodes, largest)]), 1.0)
+    ratio = nodes.add("Div", [x, scale])
+    return nodes.add("Mul", [_element(nodes, tensor.format, ratio), scale])
+
+
+def _positive(nodes: Nodes, scale: str, instead: float) -> str:
+    """A scale of zero would divide by zero; its group holds nothing but zeros."""
+    positive = nodes.add("Greater", [scale, _f(nodes, 0.0)])
+    return nodes.add("Where", [positive, scale, _f(nodes, instead)])
+
+
+def _element(nodes: Nodes, element: str, ratio: str) -> str:
+    """Nearest value of an element format, ties to even, saturating."""
+    if element in FP8_TYPES:
+        codes = nodes.add("Cast", [ratio], to=FP8_TYPES[element], saturate=1)
+        return nodes.add("Cast", [codes], to=_FLOAT)
+    if element in ("int8", "int4"):
+        half = 2.0 ** (FORMATS[element].bits - 1)
+        rounded = nodes.add("Round", [ratio])
+        return nodes.add("Clip", [rounded, _f(nodes, -half), _f(nodes, half - 1)])
+    if element == "fp4_e2m1":
+        return _e2m1(nodes, ratio)
+    raise UnsupportedError(f"{element} activations on onnxruntime")
+
+
+def _e2m1(nodes: Nodes, ratio: str) -> str:
+    size = nodes.add("Abs", [ratio])
+    two, half = _f(nodes, 2.0), _f(nodes, 0.5)
+    halves = nodes.add("Round", [nodes.add("Mul", [size, two])])
+    halves = nodes.add("Mul", [halves, half])
+    ones = nodes.add("Round", [size])
+    twos = nodes.add("Round", [nodes.add("Mul", [size, half])])
+    twos = nodes.add("Mul", [twos, two])
+    below_four = nodes.add("Less", [size, _f(nodes, 4.0)])
+    upper = nodes.add("Where", [below_four, ones, twos])
+    below_two = nodes.add("Less", [size, two])
+    value = nodes.add("Where", [below_two, halves, upper])
+    value = nodes.add("Min", [value, _f(nodes, 6.0)])
+    return nodes.add("Mul", [value, nodes.add("Sign", [ratio])])
+
+
+def _blocks(
+    nodes: Nodes, operator: Operator, scheme: Scheme, tensor: TensorScheme, x: str
+) -> str:
+    """Blocks along the reduction: split it, scale each block, put it together again."""
+    fmt = find_format(tensor.format)
+    if fmt.kind != "block":
+        raise UnsupportedError(f"{tensor.format} activations in groups on onnxruntime")
+    size = tensor.block or fmt.block
+    length = operator.weight.shape[1] * operator.groups
+    count = -(-length // size)
+    shape = nodes.add("Shape", [x])
+    grouped = _split(nodes, operator, x, length, count, size)
+    axis = _i(nodes, [2], "axes")
+    amax = nodes.add("ReduceMax", [nodes.add("Abs", [grouped]), axis], keepdims=1)
+    if fmt.scale == "fp8_e8m0":
+        scale = _power_of_two(nodes, amax, fmt.emax, tensor.rule or fmt.rule)
+    else:
+        scale = _nvfp4_scale(nodes, amax, float(static_scale(operator, scheme)))
+    ratio = nodes.add("Div", [grouped, scale])
+    decoded = nodes.add("Mul", [_element(nodes, fmt.element, ratio), scale])
+    return _join(nodes, operator, decoded, shape, length, count * size)
+
+
+def _split(
+    nodes: Nodes, operator: Operator, x: str, length: int, count: int, size: int
+) -> str:
+    """(rows, blocks, size) of a linear input; (N, blocks, size, positions) of a conv."""
+    padding = count * size - length
+    if operator.kind == "linear":
+        rows = nodes.add("Reshape", [x, _i(nodes, [-1, length], "shape")])
+        if padding:
+            rows = nodes.add("Pad", [rows, _i(nodes, [0, 0, 0, padding], "pads")])
+        return nodes.add("Reshape", [rows, _i(nodes, [-1, count, size], "shape")])
+    flat = nodes.add("Reshape", [x, _i(nodes, [0, length, -1], "shape")])
+    if padding:
+        flat = nodes.add("Pad", [flat, _i(nodes, [0, 0, 0, 0, padding, 0], "pads")])
+    return nodes.add("Reshape", [flat, _i(nodes, [0, count, size, -1], "shape")])
+
+
+def _join(
+    nodes: Nodes, operator: Operator, x: str, shape: str, length: int, padded: int
+) -> str:
+    wanted = [-1, padded] if operator.kind == "linear" else [0, padded, -1]
+    flat = nodes.add("Reshape", [x, _i(nodes, wanted, "shape")])
+    if padded != length:
+        cut = [_i(nodes, [0]), _i(nodes, [length]), _i(nodes, [1])]
+        flat = nodes.add("Slice", [flat, *cut])
+    return nodes.add("Reshape", [flat, shape])
+
+
+def _power_of_two(nodes: Nodes, amax: str, emax: int, rule: str) -> str:
+    """2**(floor(log2(amax)) - emax), exactly: a logarithm, corrected by comparison."""
+    if rule != "floor":
+        raise UnsupportedError(
+            f"activations with the scale rule {rule!r} on onnxruntime"
+        )
+    table = np.ldexp(1.0, np.arange(-127, 128)).astype(np.float32)
+    powers = nodes.constant(table, "powers")
+    # Zero has no logarithm; it gets the smallest scale, as in numerics.
+    safe = nodes.add("Max", [amax, _f(nodes, float(table[0]))])
+    log = nodes.add("Mul", [nodes.add("Log", [safe]), _f(nodes, 1 / np.log(2.0))])
+    guess = nodes.add("Cast", [nodes.add("Floor", [log])], to=_INT32)
+
+    def power(exponent: str) -> str:
+        index = nodes.add("Add", [exponent, _int(nodes, 127)])
+        index = nodes.add("Clip", [index, _int(nodes, 0), _int(nodes, 254)])
+        return nodes.add("Gather", [powers, index])
+
+    one = _int(nodes, 1)
+    high = nodes.add("Greater", [power(guess), safe])
+    guess = nodes.add("Where", [high, nodes.add("Sub", [guess, one]), guess])
+    above = nodes.add("Add", [guess, one])
+    low = nodes.add("LessOrEqual", [power(above), safe])
+    exponent = nodes.add("Where", [low, above, guess])
+    return power(nodes.add("Sub", [exponent, _int(nodes, emax)]))
+
+
+def _int(nodes: Nodes, value: int) -> str:
+    return nodes.constant(np.array(value, dtype=np.int32), "n")
+
+
+def _nvfp4_scale(nodes: Nodes, amax: str, tensor_scale: float) -> str:
+    """E4M3 block scale times the tensor's scale."""
+    by_tensor = _f(nodes, tensor_scale, "tensor_scale")
+    wanted = nodes.add("Div", [amax, _f(nodes, FORMATS["fp4_e2m1"].max)])
+    wanted = nodes.add("Div", [wanted, by_tensor])
+    codes = nodes.add("Cast", [wanted], to=FP8_TYPES["fp8_e4m3"], saturate=1)
+    scale = nodes.add("Cast", [codes], to=_FLOAT)
+    scale = _positive(nodes, scale, FORMATS["fp8_e4m3"].min)
+    return nodes.add("Mul", [scale, by_tensor])

@@ -1,0 +1,131 @@
+"""The ONNX model that a scheme makes of a reference, for ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.models.onnx_operators import (
+    OnnxOperator,
+    find_operators,
+    initializers_of,
+)
+from harness.models.types import Operator
+from harness.schemes.apply import OperatorPlan, plan_one
+from harness.schemes.onnx_activations import quantize_input
+from harness.schemes.onnx_nodes import Nodes
+from harness.schemes.onnx_weights import int4_matmul, store_weight
+from harness.schemes.types import Scheme
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A built model, and where its operators are."""
+
+    proto: onnx.ModelProto
+    #: Operator -> the tensors that show its input (before quantization) and output.
+    observed: Mapping[str, tuple[str, str]]
+    #: Operator -> the decoded weight's tensor; "" for MatMulNBits, which holds codes.
+    weights: Mapping[str, str]
+    plans: Mapping[str, OperatorPlan]
+    #: Operators whose weight is stored (in, out).
+    transposed: frozenset[str] = frozenset()
+
+
+def build(model: onnx.ModelProto, scheme: Scheme) -> QuantizedModel:
+    """Quantize a model (changed in place) as the scheme says.
+
+    Args:
+        model: in normal form, its operators named (`Model.onnx()`).
+        scheme: calibrated, when its activations are static.
+
+    Raises:
+        UnsupportedError: a format that ONNX Runtime's CPU provider cannot express.
+    """
+    graph = model.graph
+    initializers = initializers_of(model)
+    observed: dict[str, tuple[str, str]] = {}
+    weights: dict[str, str] = {}
+    plans: dict[str, OperatorPlan] = {}
+    before: dict[int, list[onnx.NodeProto]] = {}
+    contrib = False
+    entries = find_operators(model)
+    for entry in entries:
+        operator = entry.operator(initializers)
+        plan = plans[entry.name] = plan_one(scheme, operator)
+        observed[entry.name] = (entry.input, entry.output)
+        if not (plan.weights or plan.activations):
+            continue
+        nodes = Nodes(f"{entry.name}/quantized")
+        contrib |= _quantize(graph.node[entry.node], entry, operator, scheme, nodes)
+        weights[entry.name] = (
+            ""
+            if graph.node[entry.node].op_type == "Identity"
+            else graph.node[entry.node].input[1]
+        )
+        before[entry.node] = nodes.nodes
+        graph.initializer.extend(nodes.initializers)
+    _interleave(graph, before)
+    _drop_unused_initializers(graph)
+    if contrib:
+        model.opset_import.add(domain="com.microsoft", version=1)
+    transposed = frozenset(entry.name for entry in entries if entry.transposed)
+    return QuantizedModel(model, observed, weights, plans, transposed)
+
+
+def _quantize(
+    node: onnx.NodeProto,
+    entry: OnnxOperator,
+    operator: Operator,
+    scheme: Scheme,
+    nodes: Nodes,
+) -> bool:
+    """Rewire one node; returns whether a contributed operator was used."""
+    plan = plan_one(scheme, operator)
+    x = entry.input
+    if plan.activations:
+        x = quantize_input(nodes, operator, scheme, x)
+    tensor = scheme.weights
+    if plan.weights and tensor is not None:
+        if (
+            entry.kind == "linear"
+            and tensor.format == "int4"
+            and node.op_type == "MatMul"
+        ):
+            # The node becomes a name for what MatMulNBits gives.
+            product = nodes.name("product")
+            int4_matmul(nodes, operator, scheme, x, product)
+            node.op_type = "Identity"
+            del node.input[:]
+            node.input.append(product)
+            return True
+        node.input[1] = store_weight(
+            nodes, operator, scheme, transposed=entry.transposed
+        )
+    node.input[0] = x
+    return False
+
+
+def _interleave(
+    graph: onnx.GraphProto, before: Mapping[int, list[onnx.NodeProto]]
+) -> None:
+    """Put each operator's new nodes just before it, so the order stays topological."""
+    ordered = []
+    for index, node in enumerate(graph.node):
+        ordered.extend(before.get(index, []))
+        ordered.append(node)
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
+def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
+    """The original weights are gone: nothing can fall back to them."""
+    used = {name for node in graph.node for name in node.input}
+    used |= {output.name for output in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
