@@ -109,7 +109,7 @@ def all_rows():
         for accuracy in ACCURACIES:
             for churn in CHURNS:
                 # No more than all wrong answers can be gained.
-                if churn / 2 > 1 - accuracy:
+                if churn / 2 > 1 - accuracy + 1e-9:
                     continue
                 for drop in DROPS:
                     yield {

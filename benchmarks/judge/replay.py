@@ -1,0 +1,164 @@
+"""False alarms of the whole gate on real measurements with nothing wrong.
+
+Takes run folders of the same suites measured more than once with nothing changed but
+threads, batch size or seed (each holds `evidence.json` of every target). A replay draws
+for every target two of its measurements, one as baseline and one as candidate, draws
+its cases with replacement, gives it the budgets that calibration proposes from the
+baseline, and judges all targets as one gate. Any failing verdict is a false alarm.
+Run: python benchmarks/judge/replay.py RUN [RUN ...] [--replays 2000] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from harness.judge import judge_run
+from harness.judge.calibrate import propose
+from harness.judge.evidence import BaselineEvidence, Budget, Paired
+from harness.judge.evidence_file import evidence_from_dict
+from harness.judge.statistics.paired_binary import share_bounds
+
+
+def load(folders):
+    """Target name -> its measurements, those that did not fail."""
+    found = defaultdict(list)
+    for folder in folders:
+        for file in sorted(Path(folder).rglob("evidence.json")):
+            data = json.loads(file.read_text(encoding="utf-8"))
+            evidence = evidence_from_dict(data, source=str(file))
+            if evidence.failure is None and evidence.drift is not None:
+                name = f"{evidence.suite}/{evidence.backend}/{evidence.scheme}"
+                found[name].append(evidence)
+    return dict(found)
+
+
+def _paired(paired, kept, names):
+    if paired is None:
+        return None
+    return Paired(
+        cases=names,
+        error_sq=paired.error_sq[kept],
+        reference_sq=paired.reference_sq[kept],
+    )
+
+
+def resampled(evidence, kept):
+    """The evidence over cases drawn again; copies are cases of their own."""
+    cases = evidence.drift.cases
+    names = tuple(f"{cases[i]}#{k}" for k, i in enumerate(kept))
+    position = {case: i for i, case in enumerate(cases)}
+
+    def by_case(values, of):
+        index = {case: i for i, case in enumerate(of)}
+        rows = [(k, index[cases[i]]) for k, i in enumerate(kept) if cases[i] in index]
+        chosen = [row for _, row in rows]
+        return np.asarray(values)[chosen], tuple(names[k] for k, _ in rows)
+
+    metrics = []
+    for entry in evidence.metrics:
+        values, of = by_case(entry.values, entry.cases)
+        metrics.append(
+            dataclasses.replace(entry, values=values, cases=of, reference=None)
+        )
+    behaviours = []
+    for entry in evidence.behaviours:
+        before, of = by_case(entry.reference_right, entry.cases)
+        now, _ = by_case(entry.target_right, entry.cases)
+        behaviours.append(
+            dataclasses.replace(
+                entry, cases=of, reference_right=before, target_right=now
+            )
+        )
+    assert len(position) == len(cases)  # sanity check: ids are unique
+    return dataclasses.replace(
+        evidence,
+        drift=_paired(evidence.drift, kept, names),
+        oracle_drift=_paired(evidence.oracle_drift, kept, names),
+        end_to_end=_paired(evidence.end_to_end, kept, names),
+        metrics=tuple(metrics),
+        behaviours=tuple(behaviours),
+        tags={
+            name: evidence.tags.get(cases[i], ())
+            for name, i in zip(names, kept, strict=True)
+        },
+        baseline=None,
+        acknowledgements=(),
+    )
+
+
+def unchanged(measurements, rng):
+    """One target of one replay: nothing is wrong, so behaviours repeat the baseline.
+
+    Answers that quantization really loses are no false alarm, so the reference's
+    answers are replaced by the other measurement's.
+    """
+    first, second = rng.integers(0, len(measurements), 2)
+    before, now = measurements[first], measurements[second]
+    budgets = {
+        entry.metric: Budget(metric=entry.metric, limit=entry.limit, source="replay")
+        for entry in propose(before)
+        if np.isfinite(entry.limit) and entry.limit > 0
+    }
+    answers = {entry.name: entry for entry in before.behaviours}
+    behaviours = tuple(
+        dataclasses.replace(
+            entry, reference_right=answers[entry.name].target_right, margin=None
+        )
+        for entry in now.behaviours
+        if entry.name in answers and answers[entry.name].cases == entry.cases
+    )
+    kept = rng.integers(0, len(now.drift.cases), len(now.drift.cases))
+    candidate = resampled(dataclasses.replace(now, behaviours=behaviours), kept)
+    baseline = resampled(before, kept)
+    return dataclasses.replace(
+        candidate,
+        budgets=budgets,
+        baseline=BaselineEvidence(
+            run="replay", same_environment=False, drift=baseline.drift
+        ),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--replays", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    targets = load(arguments.runs)
+    if not targets:
+        raise SystemExit("no evidence.json of a target that ran in these folders")
+    rng = np.random.default_rng(arguments.seed)
+    alarms, why, inconclusive = 0, Counter(), 0
+    for _ in range(arguments.replays):
+        found = judge_run([unchanged(entry, rng) for entry in targets.values()])
+        failing = [entry for entry in found if entry.verdict.fails]
+        alarms += bool(failing)
+        inconclusive += any(str(e.verdict) == "inconclusive" for e in found)
+        why.update(f"{entry.name}: {entry.verdict}" for entry in failing)
+    low, high = share_bounds(alarms, arguments.replays, 0.025)
+    result = {
+        "targets": len(targets),
+        "measurements": {name: len(entry) for name, entry in targets.items()},
+        "replays": arguments.replays,
+        "false_alarms": alarms,
+        "share": alarms / arguments.replays,
+        "interval_95": [low, high],
+        "replays_with_an_inconclusive_target": inconclusive,
+        "which": dict(why),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
