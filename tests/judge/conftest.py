@@ -107,3 +107,8 @@ def make():
         "behaviour": make_behaviour,
         "baseline": make_baseline,
     }
+
+
+def pytest_configure(config):
+    """The marker of slow tests, also where the plugin is not installed."""
+    config.addinivalue_line("markers", "quant_slow: takes more than a second")

@@ -147,7 +147,7 @@ def test_the_judgement_of_a_run_is_serialised_whole(make):
 def test_more_targets_hold_every_test_to_a_stricter_level(make):
     """The family is the run, not the target."""
     alone = judge(make["evidence"]())
-    many = judge_run([make["evidence"]() for _ in range(50)])[0]
+    many = judge_run([make["evidence"]() for _ in range(20)])[0]
 
     assert many.operators[0].limit > alone.operators[0].limit
 

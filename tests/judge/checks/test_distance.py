@@ -71,6 +71,7 @@ def test_one_case_is_inconclusive(make):
     assert found.verdict is Verdict.INCONCLUSIVE
 
 
+@pytest.mark.quant_slow
 def test_the_smallest_effect_that_is_printed_is_found_as_often_as_stated(make):
     """Targets whose drift is beyond the budget by it fail four times of five."""
     fails = 0
