@@ -10,6 +10,7 @@ from harness.judge.checks import ALL
 from harness.judge.evidence import Evidence, Failure
 from harness.judge.levels import ALPHA, FALSE_DISCOVERY_RATE, Levels, Mode, run_levels
 from harness.judge.outcome import Outcome, result
+from harness.judge.statistics.sequential import spent_alpha
 from harness.judge.types import CheckResult, Judgement, Verdict
 
 #: What the one command to look closer says for a run that has no name yet.
@@ -33,6 +34,7 @@ def judge_run(
     mode: Mode = "gate",
     run_id: str = _RUN,
     alpha: float | None = None,
+    night: int | None = None,
 ) -> tuple[Judgement, ...]:
     """The verdicts on all targets of a run, all their tests held as one family.
 
@@ -42,9 +44,13 @@ def judge_run(
             expected share of false alarms among the alarms.
         run_id: run or folder that the suggested command names.
         alpha: the error to hold; None: 1% for a gate, 5% for a nightly.
+        night: number of the look, from 1, of a run that is repeated every night: it
+            spends its share of `alpha`, so that all nights together hold it.
     """
     if alpha is None:
         alpha = ALPHA if mode == "gate" else FALSE_DISCOVERY_RATE
+    if night is not None:
+        alpha = spent_alpha(alpha, night)
     alone = Levels(alpha=alpha)
     # Once for the p-values, once more at the levels that follow from all of them.
     tests = [_tests(entry, alone) for entry in evidences]

@@ -86,6 +86,16 @@ class Measurement:
     unit: str = ""
     #: Cases (and clusters) it was measured on.
     cases: int = 0
+    #: Standard error; None: not estimated, or nothing varies.
+    error: float | None = None
+
+    @property
+    def slack_sigma(self) -> float | None:
+        """Standard errors to the budget (negative: beyond); None: unknown."""
+        if self.budget is None or not self.error:
+            return None
+        room = (self.budget - self.value) / self.error
+        return room if self.better == "lower" else -room
 
     @property
     def slack(self) -> float | None:
@@ -106,6 +116,8 @@ class Measurement:
             "better": self.better,
             "unit": self.unit,
             "cases": self.cases,
+            "error": self.error,
+            "slack_sigma": self.slack_sigma,
         }
 
 

@@ -160,3 +160,13 @@ def test_a_nightly_holds_the_false_discovery_rate(make):
     nightly = judge_run(evidences, mode="nightly")
 
     assert {entry.verdict for entry in nightly} == {Verdict.BEHAVIOUR}
+
+
+def test_every_night_spends_its_share_of_alpha(make):
+    """A later night is held to a stricter level than the first."""
+    first, tenth = (
+        judge_run([make["evidence"]()], mode="nightly", night=night)[0]
+        for night in (1, 10)
+    )
+
+    assert tenth.checks[-1].alpha == pytest.approx(first.checks[-1].alpha / 100)

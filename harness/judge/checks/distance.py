@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import zlib
 from typing import Final
@@ -37,6 +38,7 @@ def distance(evidence: Evidence, levels: Levels) -> Outcome:
             findings.measurements.append(
                 _measurement("drift.oracle", oracle, None, levels)
             )
+            _relative(evidence, levels, findings)
     _slices(evidence, levels, findings)
     for metric in evidence.metrics:
         budget = evidence.budgets.get(metric.name)
@@ -54,6 +56,17 @@ def distance(evidence: Evidence, levels: Levels) -> Outcome:
         )
     findings.results += _unmatched(evidence)
     return findings.outcome()
+
+
+def _relative(evidence: Evidence, levels: Levels, findings: Findings) -> None:
+    """Drift in units of the oracle's, case by case: what the backend adds."""
+    drift, oracle = evidence.drift, evidence.oracle_drift
+    if drift is None or oracle is None or drift.cases != oracle.cases:
+        return
+    name = "drift.relative"
+    paired = dataclasses.replace(drift, reference_sq=oracle.error_sq)
+    budget = evidence.budgets.get(name)
+    _judge(name, _ratio(evidence, paired, name), budget, levels, findings)
 
 
 def _slices(evidence: Evidence, levels: Levels, findings: Findings) -> None:
@@ -88,6 +101,8 @@ _ELSEWHERE: Final = (
 def _unmatched(evidence: Evidence) -> list[CheckResult]:
     """A budget that names nothing measured is not kept, so it must not pass."""
     measured = {"drift", *_ELSEWHERE}
+    if evidence.oracle_drift is not None or not evidence.weight_only:
+        measured.add("drift.relative")
     measured |= {f"drift[{tag}]" for tags in evidence.tags.values() for tag in tags}
     for metric in evidence.metrics:
         measured |= {metric.name, f"{metric.name}.loss"}
@@ -165,6 +180,7 @@ def _measurement(
         better=better,
         unit=unit,
         cases=estimate.clusters,
+        error=estimate.standard_error or None,
     )
 
 

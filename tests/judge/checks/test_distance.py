@@ -175,3 +175,28 @@ def test_clusters_widen_the_interval(make):
     assert whole.value == pytest.approx(alone.value)
     assert whole.high - whole.low > alone.high - alone.low
     assert whole.cases == 4
+
+
+def test_a_budget_may_be_relative_to_the_oracle(make):
+    """What the backend adds to what the scheme costs anyway."""
+    limit = {
+        "drift": Budget(metric="drift", limit=1.0, source="suite.toml:1"),
+        "drift.relative": Budget(
+            metric="drift.relative", limit=1.1, source="suite.toml:2"
+        ),
+    }
+    fine = judge(make["evidence"](budgets=limit))
+    worse = judge(make["evidence"](budgets=limit, drift=make["paired"](0.1)))
+
+    assert fine.verdict is Verdict.PASS
+    assert fine.measurements["drift.relative"].value == pytest.approx(1.0)
+    assert worse.verdict is Verdict.DRIFT
+    assert "drift.relative=2" in worse.reason
+
+
+def test_slack_is_shown_in_standard_errors(make):
+    """How far the budget is, in what the cases themselves vary by."""
+    found = judge(make["evidence"]()).measurements["drift"]
+
+    assert found.slack_sigma == pytest.approx((0.1 - found.value) / found.error)
+    assert found.slack_sigma > 10
