@@ -1,0 +1,276 @@
+"""PyTorch: native low-precision kernels where this machine has them, else emulation."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from harness.backends.protocol import (
+    Arithmetic,
+    Artifact,
+    Availability,
+    Outputs,
+    Support,
+)
+from harness.errors import MissingExtraError, UnsupportedError
+from harness.models.types import Model
+from harness.schemes.apply import plan
+from harness.schemes.types import Scheme
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.backends.torch_layers import QuantizedLayer
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_WEIGHTS: Final = frozenset(
+    {"fp8_e4m3", "fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz", "int8", "int4"}
+    | {"mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4"}
+)
+
+
+class TorchBackend:
+    """Runs modules, and ONNX graphs as modules, on the CPU or on CUDA."""
+
+    name = "torch"
+
+    def __init__(self, precision: str = "fp16", device: str | None = None) -> None:
+        #: Precision of an unquantized model: "fp16", "fp32" or "fp64".
+        self.precision = precision
+        #: None: CUDA when there is a device, else the CPU.
+        self.device = device
+
+    def probe(self) -> Availability:
+        """Whether torch is installed, and on what it would run."""
+        if importlib.util.find_spec("torch") is None:
+            error = MissingExtraError("torch", "torch")
+            return Availability(available=False, reason=str(error))
+        try:
+            return Availability(
+                available=True, version=version("torch"), device=self._describe()
+            )
+        except Exception as error:  # noqa: BLE001 - a broken install must not raise here
+            return Availability(available=False, reason=f"does not import: {error}")
+
+    def _describe(self) -> str:
+        import torch
+
+        device = self._device()
+        if device == "cpu":
+            return "cpu"
+        return f"{device} {torch.cuda.get_device_name(device)}"
+
+    def _device(self) -> str:
+        import torch
+
+        if self.device is not None:
+            return self.device
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+    def supports(self, model: Model, scheme: Scheme) -> Support:
+        """Whether every format of the scheme is stored and rounded here."""
+        for tensor in (scheme.weights, scheme.activations):
+            if tensor is not None and tensor.format not in _WEIGHTS:
+                reason = f"{tensor.format} is not stored by the torch backend"
+                names = {operator.name: reason for operator in model.operators()}
+                return Support(supported=False, reason=reason, operators=names)
+        return Support(supported=True)
+
+    def load(self, model: Model, scheme: Scheme | None) -> TorchSession:
+        """Build the module, quantize its layers, move it to the device.
+
+        Raises:
+            UnsupportedError: a format or rule that is not computed here.
+        """
+        import torch
+
+        threads = os.environ.get("QUANTHARNESS_THREADS")
+        if threads:
+            torch.set_num_threads(int(threads))
+        device = self._device()
+        module = model.module().eval()
+        if scheme is None:
+            dtypes = {
+                "fp16": torch.float16,
+                "fp32": torch.float32,
+                "fp64": torch.float64,
+            }
+            if self.precision not in dtypes:
+                raise UnsupportedError(f"torch does not run models in {self.precision}")
+            module = module.to(device=device, dtype=dtypes[self.precision])
+            names = [operator.name for operator in model.operators()]
+            return TorchSession(module, device, dtypes[self.precision], names)
+        return self._quantized(model, scheme, module, device)
+
+    def _quantized(
+        self, model: Model, scheme: Scheme, module: torch.nn.Module, device: str
+    ) -> TorchSession:
+        import torch
+
+        from harness.backends.torch_layers import QuantizedLayer
+
+        operators = model.operators()
+        plans = plan(scheme, operators)
+        for operator in operators:
+            entry = plans[operator.name]
+            if not entry.weights:
+                continue
+            layer = module.get_submodule(operator.name)
+            quantized = QuantizedLayer(layer, operator, scheme, entry)
+            module.set_submodule(operator.name, quantized)
+        names = [operator.name for operator in operators]
+        return TorchSession(module.to(device), device, torch.float32, names, scheme)
+
+
+class TorchSession:
+    """A loaded module.
+
+    Args:
+        module: called with a keyword an input, returns outputs by name.
+        device: where it lies.
+        dtype: what floating inputs become.
+        operators: names that can be captured.
+        scheme: None for the reference.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        device: str,
+        dtype: torch.dtype,
+        operators: Collection[str],
+        scheme: Scheme | None = None,
+    ) -> None:
+        self._module = module
+        self._device = device
+        self._dtype = dtype
+        self._scheme = scheme
+        self._operators = list(operators)
+        self._wanted: frozenset[str] = frozenset()
+        self._captured: dict[str, Array] = {}
+        for name in operators:
+            module.get_submodule(name).register_forward_hook(self._hook(name))
+
+    def _hook(self, name: str) -> Any:
+        def observe(_: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if name in self._wanted:
+                self._captured[f"{name}/input"] = _numpy(inputs[0]).astype(np.float32)
+                self._captured[name] = _numpy(output).astype(np.float32)
+
+        return observe
+
+    def run(
+        self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()
+    ) -> Outputs:
+        """Run once, without gradients."""
+        import torch
+
+        self._wanted = frozenset(capture)
+        self._captured = {}
+        feeds = {name: self._tensor(array) for name, array in inputs.items()}
+        with torch.inference_mode():
+            start = time.perf_counter()
+            found = self._module(**feeds)
+            if self._device != "cpu":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+        arrays = {name: _numpy(tensor) for name, tensor in found.items()}
+        return Outputs(arrays | self._captured, {"run": seconds})
+
+    def _tensor(self, array: Array) -> torch.Tensor:
+        import torch
+
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+        return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
+
+    def close(self) -> None:
+        """Drop the module."""
+        self._captured = {}
+        del self._module
+
+    def _layers(self) -> dict[str, QuantizedLayer]:
+        from harness.backends.torch_layers import QuantizedLayer
+
+        found = {}
+        for name in self._operators:
+            layer = self._module.get_submodule(name)
+            if isinstance(layer, QuantizedLayer):
+                found[name] = layer
+        return found
+
+    def arithmetic(self) -> Arithmetic:
+        """What ran by which kernel, and how it adds."""
+        layers = self._layers()
+        native = [layer.native for layer in layers.values() if layer.native]
+        cuda = self._device != "cpu"
+        hopper = cuda and "torch._scaled_mm" in native
+        execution = "emulated"
+        if native:
+            execution = "native" if len(native) == len(layers) else "mixed"
+        kernels = ", ".join(f"{native.count(k)} by {k}" for k in sorted(set(native)))
+        rest = len(layers) - len(native)
+        parts = [kernels] * bool(kernels) + [f"{rest} emulated in fp32"] * bool(rest)
+        return Arithmetic(
+            accumulate="fp8_tensor_core" if hopper else "fp32",
+            output="bf16" if hopper else "fp32",
+            execution=execution,  # type: ignore[arg-type]
+            detail="; ".join(parts),
+        )
+
+    def artifact(self) -> Artifact:
+        """Weights decoded afresh from the stored bytes; what is left alone."""
+        import torch
+
+        layers = self._layers()
+        untouched = {}
+        for name in self._operators:
+            weight = getattr(self._module.get_submodule(name), "weight", None)
+            if name not in layers and isinstance(weight, torch.Tensor):
+                untouched[name] = _numpy(weight)
+        return Artifact(
+            weights={name: layer.stored.shown() for name, layer in layers.items()},
+            activations=[
+                n for n, layer in layers.items() if layer.activations is not None
+            ],
+            untouched=untouched,
+        )
+
+    def precision_report(self) -> dict[str, Any]:
+        """What the precision of an unquantized run really is, as probes find it."""
+        import torch
+
+        stored = {
+            str(p.dtype).removeprefix("torch.")
+            for p in self._module.parameters()
+            if p.is_floating_point()
+        }
+        one = torch.ones(1, dtype=self._dtype, device=self._device)
+        overflowed = bool(torch.isinf(one * 300 * 300 / 300 / 300).item())
+        # 8192 ones: an accumulator of 11 bits stops at 2048.
+        ones = torch.ones(1, 8192, dtype=self._dtype, device=self._device)
+        total = float((ones @ ones.T).item())
+        return {
+            "stored": sorted(stored),
+            "computed": str(self._dtype).removeprefix("torch."),
+            "probe": "x * 300 * 300 / 300 / 300, x = 1; and a product of 8192 ones",
+            "overflowed": overflowed,
+            "product_of_ones": total,
+            "statement": f"{'true FP16' if overflowed else 'wider than FP16'}: values "
+            f"are rounded to {self._dtype} after every operation; products are summed "
+            + ("in a wider accumulator" if total == 8192 else "in the same precision"),
+        }
+
+
+def _numpy(tensor: torch.Tensor) -> Array:
+    import torch
+
+    found = tensor.detach().cpu()
+    array: Array = (found.float() if found.dtype == torch.bfloat16 else found).numpy()
+    return array

@@ -1,0 +1,233 @@
+"""Quantized layers: low-precision storage, native kernels or exact emulation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from harness.backends.protocol import QuantizedTensor
+from harness.backends.torch_codec import (
+    NATIVE,
+    blocked_round,
+    pack,
+    round_element,
+    scale_of,
+    unpack,
+)
+from harness.errors import UnsupportedError
+from harness.models.types import Operator
+from harness.numerics import FORMATS, Quantized, encode, find_format
+from harness.schemes.apply import OperatorPlan, quantize_weight, static_scale
+from harness.schemes.types import Scheme
+
+T = torch.Tensor
+
+
+class StoredWeight(torch.nn.Module):
+    """A weight as codes and scales.
+
+    FP8 and INT8 are stored in torch's own types; FP4 and INT4 two codes a byte, with
+    the reduction axis last; E8M0 and E4M3 scales in torch's own types.
+    """
+
+    codes: T
+    scales: T
+
+    def __init__(self, quantized: Quantized) -> None:
+        super().__init__()
+        self.format = quantized.format
+        self.element = quantized.element
+        self.block = quantized.block
+        self.tensor_scale = float(np.float32(quantized.global_scale))
+        codes = torch.from_numpy(np.ascontiguousarray(quantized.codes))
+        scales = torch.from_numpy(np.array(quantized.scales, dtype=np.float32))
+        if self.block:
+            # Reduction axis last: blocks are contiguous and nibbles are neighbours.
+            codes, scales = codes.movedim(1, -1), scales.movedim(1, -1)
+        self.length = codes.shape[-1]
+        if self.element in NATIVE:
+            stored = codes.contiguous().view(NATIVE[self.element])
+        else:
+            stored = pack(codes.contiguous())
+        self.register_buffer("codes", stored)
+        self.register_buffer("scales", self._store_scales(scales.contiguous()))
+        self._decoded: T | None = None
+
+    def _store_scales(self, scales: T) -> T:
+        kind = FORMATS[self.format].scale
+        if kind == "fp8_e8m0":
+            return scales.to(torch.float8_e8m0fnu)
+        if kind == "fp8_e4m3":
+            codes = encode(scales.numpy(), "fp8_e4m3")
+            return torch.from_numpy(codes).view(torch.float8_e4m3fn)
+        return scales
+
+    @property
+    def stored_as(self) -> str:
+        """Element type, as torch or the packing calls it."""
+        if self.element in NATIVE:
+            return str(self.codes.dtype).removeprefix("torch.")
+        return f"uint8, two {self.element} codes a byte"
+
+    def decode(self) -> T:
+        """float32 weight in torch's layout; decoded once, then kept."""
+        if self._decoded is None or self._decoded.device != self.codes.device:
+            self._decoded = self._decode()
+        return self._decoded
+
+    def _decode(self) -> T:
+        if self.element in NATIVE:
+            values = self.codes.to(torch.float32)
+        else:
+            values = unpack(self.codes, self.element, self.length)
+        scales = self.scales.to(torch.float32) * self.tensor_scale
+        if not self.block:
+            return values * scales
+        repeated = scales.repeat_interleave(self.block, dim=-1)[..., : self.length]
+        return (values * repeated).movedim(-1, 1).contiguous()
+
+    def shown(self) -> QuantizedTensor:
+        """Evidence: what is stored, decoded afresh from the stored bytes."""
+        return QuantizedTensor(
+            format=self.format,
+            stored_as=self.stored_as,
+            scales=self.scales.to(torch.float32).cpu().numpy(),
+            decoded=self._decode().cpu().numpy(),
+            nbytes=self.codes.nbytes + self.scales.nbytes,
+        )
+
+
+class QuantizedLayer(torch.nn.Module):
+    """A Linear or convolution under a scheme.
+
+    Args:
+        layer: the layer in full precision.
+        operator: the same, as data.
+        scheme: what it becomes.
+        plan: which of weights and activations.
+    """
+
+    def __init__(
+        self,
+        layer: torch.nn.Module,
+        operator: Operator,
+        scheme: Scheme,
+        plan: OperatorPlan,
+    ) -> None:
+        super().__init__()
+        self.operator = operator
+        self.activations = scheme.activations if plan.activations else None
+        self.stored = StoredWeight(quantize_weight(operator, scheme))
+        bias = getattr(layer, "bias", None)
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+        self._static = 1.0
+        if self.activations is not None:
+            self._check_activations()
+            if not self.activations.dynamic:
+                self._static = float(static_scale(operator, scheme))
+        self.native = self._native_kernel()
+
+    def _check_activations(self) -> None:
+        assert self.activations is not None  # sanity check
+        fmt = find_format(self.activations.format)
+        rule = self.activations.rule
+        if fmt.kind == "block" and rule not in (None, fmt.rule):
+            raise UnsupportedError(
+                f"activations with the scale rule {rule!r} on torch",
+                operator=self.operator.name,
+            )
+
+    def _native_kernel(self) -> str:
+        """The kernel that computes in low precision, or "" for emulation."""
+        tensor = self.activations
+        if tensor is None or self.operator.kind != "linear" or self.stored.block:
+            return ""
+        if tensor.format != self.stored.format or tensor.granularity == "block":
+            return ""
+        return {"fp8_e4m3": "torch._scaled_mm", "int8": "torch._int_mm"}.get(
+            tensor.format, ""
+        )
+
+    def forward(self, x: T) -> T:
+        """The layer's output, in the dtype of the input."""
+        wide = x.to(torch.float32)
+        result = self._native(wide) if self.native else self._emulated(wide)
+        return result.to(x.dtype)
+
+    def _emulated(self, x: T) -> T:
+        weight = self.stored.decode()
+        quantized = x if self.activations is None else self._quantize(x)
+        operator = self.operator
+        if operator.kind == "linear":
+            return F.linear(quantized, weight, self.bias)
+        function: Any = F.conv1d if weight.ndim == 3 else F.conv2d
+        result: T = function(
+            quantized,
+            weight,
+            self.bias,
+            stride=operator.stride,
+            padding=tuple(before for before, _ in operator.padding),
+            dilation=operator.dilation,
+            groups=operator.groups,
+        )
+        return result
+
+    def _quantize(self, x: T) -> T:
+        """The input rounded to its format, exactly as the scheme says."""
+        tensor = self.activations
+        assert tensor is not None  # sanity check
+        fmt = find_format(tensor.format)
+        if fmt.kind == "block":
+            return blocked_round(
+                x,
+                size=tensor.block or fmt.block,
+                axis=-1 if self.operator.kind == "linear" else 1,
+                fmt=tensor.format,
+                tensor_scale=self._static,
+            )
+        scale = self._scale(x)
+        return round_element(x / scale, tensor.format) * scale
+
+    def _scale(self, x: T) -> T:
+        tensor = self.activations
+        assert tensor is not None  # sanity check
+        if not tensor.dynamic:
+            return torch.tensor(self._static, device=x.device)
+        if tensor.granularity == "tensor":
+            amax = x.abs().amax()
+        elif self.operator.kind == "linear":
+            amax = x.abs().amax(dim=-1, keepdim=True)
+        else:
+            amax = x.abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
+        return scale_of(amax, tensor.format)
+
+    def _native(self, x: T) -> T:
+        rows = x.reshape(-1, x.shape[-1])
+        scale = self._scale(rows).expand(rows.shape[0], 1).contiguous()
+        columns = self.stored.scales.reshape(1, -1).expand(
+            1, self.stored.codes.shape[0]
+        )
+        if self.native == "torch._int_mm":
+            codes = torch.round(rows / scale).clamp(-128, 127).to(torch.int8)
+            product = torch._int_mm(codes, self.stored.codes.t()).to(torch.float32)  # noqa: SLF001
+            result = product * scale * columns
+        else:
+            codes = (rows / scale).clamp(-448.0, 448.0).to(torch.float8_e4m3fn)
+            result = torch._scaled_mm(  # noqa: SLF001 - torch's public name for it is newer
+                codes,
+                self.stored.codes.t(),
+                scale_a=scale,
+                scale_b=columns.contiguous(),
+                out_dtype=_product_dtype(x),
+            ).to(torch.float32)
+        if self.bias is not None:
+            result = result + self.bias
+        return result.reshape(*x.shape[:-1], -1)
+
+
+def _product_dtype(x: T) -> torch.dtype:
+    """CUDA's row-wise FP8 kernels give bfloat16 at best; the CPU's give float32."""
+    return torch.bfloat16 if x.is_cuda else torch.float32
