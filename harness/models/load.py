@@ -41,7 +41,8 @@ def load_model(spec: str, folder: Path) -> Model:
     if ":" in spec:
         return _from_factory(spec, folder)
     raise ModelError(
-        f"model={spec!r}: neither a .onnx file, nor a folder, nor package.module:factory"
+        f"model={spec!r}: neither a .onnx file, nor a folder, nor "
+        "package.module:factory"
     )
 
 

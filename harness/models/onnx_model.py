@@ -97,15 +97,10 @@ class OnnxModel(Model):
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
-        """Digest of initializers, nodes and fixed inputs of the plain form."""
-        from harness.models.onnx_operators import initializers_of
+        """Digest of the file's tensors, nodes, inputs and outputs, and fixed inputs."""
+        from harness.models.onnx_digest import model_digest
 
-        structure = [
-            [n.op_type, n.domain, list(n.input), list(n.output)]
-            + sorted(a.SerializeToString(deterministic=True).hex() for a in n.attribute)
-            for n in self._plain.graph.node
-        ]
-        return content_digest(initializers_of(self._plain), extra=structure)
+        return model_digest(self._original, self.fixed)
 
     def operators(self) -> tuple[Operator, ...]:
         """Every MatMul, Gemm and Conv with a constant weight."""
@@ -118,7 +113,7 @@ class OnnxModel(Model):
         """The graph, run node by node by torch."""
         from harness.models.graph_module import GraphModule
 
-        return GraphModule(self._plain).eval().requires_grad_(False)
+        return GraphModule(self._plain).eval().requires_grad_(requires_grad=False)
 
     def onnx(self) -> onnx.ModelProto:
         """A copy of the plain form."""

@@ -64,8 +64,7 @@ class TorchModel(Model):
 
     @cached_property
     def _module(self) -> torch.nn.Module:
-        module = self.build().eval().requires_grad_(False).float()
-        return module
+        return self.build().eval().requires_grad_(requires_grad=False).float()
 
     @cached_property
     def inputs(self) -> tuple[TensorSpec, ...]:  # type: ignore[override]
@@ -186,7 +185,8 @@ class TorchModel(Model):
         """
         if self._prepare is None:
             raise CasesError(
-                f'has keys {sorted(record)}, but should have "inputs": {{name: numbers}}'
+                f'has keys {sorted(record)}, but should have "inputs": '
+                "{name: numbers}"
             )
         return self._prepare(record, folder)
 

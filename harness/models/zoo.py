@@ -103,7 +103,7 @@ class _Ocr(OnnxModel):
         return {"characters": ["", *listed.split("\n"), " "]}
 
     def prepare(self, record: Mapping[str, Any], folder: str) -> Mapping[str, Array]:
-        """`{"image": "lines.npz#KEY"}`, uint8 grey (48, W), to float32 (1, 3, 48, W)."""
+        """`{"image": "lines.npz#KEY"}`, uint8 (48, W), to float32 (1, 3, 48, W)."""
         grey = read_npz_entry(record.get("image"), Path(folder), key="image")
         if grey.dtype != np.uint8 or grey.ndim != 2 or grey.shape[0] != 48:
             raise CasesError(
