@@ -130,12 +130,10 @@ def find_anomalies(context: Context, outputs: Outputs) -> list[Anomaly]:
                 Anomaly(case=case, output="*", kind="missing", detail="not run")
             )
             continue
-        for name in sorted(set(arrays) - set(expected)):
-            found.append(
-                Anomaly(
-                    case=case, output=name, kind="extra", detail="not in the golden"
-                )
-            )
+        found.extend(
+            Anomaly(case=case, output=name, kind="extra", detail="not in the golden")
+            for name in sorted(set(arrays) - set(expected))
+        )
         for name, entry in expected.items():
             kind, detail = _anomaly(
                 entry.shape, context.reference[case][name], arrays.get(name)

@@ -25,7 +25,8 @@ class Capture:
 
     operators: Collection[str] = ()
     observer: OnCapture | None = None
-    steps: int = 3
+    #: None: every step.
+    steps: int | None = 3
 
 
 @dataclass
@@ -95,6 +96,7 @@ def run_cases(
     batch: int,
     capture: Collection[str] = (),
     on_capture: OnCapture | None = None,
+    capture_steps: int | None = 3,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CasesRun:
     """Run every case once.
@@ -106,13 +108,15 @@ def run_cases(
         batch: most cases that are stacked.
         capture: operators whose input and output are handed to `on_capture`.
         on_capture: called for every captured operator of every (captured) call.
+        capture_steps: of a recurrent model, how many steps are captured, spread from
+            the first to the last; None: all.
         on_progress: called with cases done and cases in all.
 
     Raises:
         BackendError: an output is missing its batch axis or has another length.
     """
     run = CasesRun()
-    watch = Capture(capture, on_capture)
+    watch = Capture(capture, on_capture, capture_steps)
     done = 0
     for group in batches(cases, batch):
         stacked = _stack(group, model)
@@ -150,7 +154,8 @@ def _steps(
     if not model.step_inputs:
         return _call(session, inputs, run, watch)
     steps = inputs[model.step_inputs[0]].shape[0]
-    watched = set(np.linspace(0, steps - 1, watch.steps).astype(int).tolist())
+    count = steps if watch.steps is None else watch.steps
+    watched = set(np.linspace(0, steps - 1, count).astype(int).tolist())
     feed = {name: a for name, a in inputs.items() if name not in model.step_inputs}
     collected: defaultdict[str, list[Array]] = defaultdict(list)
     last: dict[str, Array] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from harness.execution.suite import Suite, Target
 from harness.golden.run_store import write_run_outputs
 from harness.golden.store import Golden, read_golden
 from harness.judge import judge
-from harness.judge.budgets import budgets_for
+from harness.judge.budgets import acknowledgements_for, budgets_for
 from harness.judge.evidence import Evidence, Failure
 from harness.judge.types import Judgement
 from harness.schemes.types import Scheme
@@ -165,7 +166,7 @@ class Matrix:
                 for case, arrays in run.outputs.items()
             }
             write_run_outputs(folder, compact)
-        return assemble(
+        evidence = assemble(
             prepared,
             target,
             run,
@@ -173,6 +174,8 @@ class Matrix:
             baseline=baseline,
             budgets=budgets_for(suite, target, prepared.golden.model_fingerprint),
         )
+        known = acknowledgements_for(suite, target, prepared.golden.model_fingerprint)
+        return dataclasses.replace(evidence, acknowledgements=known)
 
     def _oracle(
         self, ref: SuiteRef, target: Target, run: TargetRun, workers: Workers
@@ -252,8 +255,6 @@ def suite_ref(suite: Suite) -> SuiteRef:
 
 def calibrated(scheme: Scheme, golden: Golden) -> Scheme:
     """The scheme with the amax of every operator's input over the golden's cases."""
-    import dataclasses
-
     amax: Mapping[str, float] = {
         name: entry["amax"] for name, entry in golden.operators.items()
     }

@@ -95,6 +95,7 @@ def run_reference(
             batch=job.suite.batch,
             capture=names,
             on_capture=lambda name, x, _: statistics[name].add(x),
+            capture_steps=None,
         )
         sample = spread(suite.cases, 16)
         floor = {

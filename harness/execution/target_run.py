@@ -13,7 +13,7 @@ from harness.backends.protocol import Arithmetic, Artifact, Backend, Session
 from harness.backends.registry import Registry
 from harness.compare.explained import Explained, weight_evidence
 from harness.errors import UnsupportedError
-from harness.execution.cases_run import CasesRun, run_cases, spread
+from harness.execution.cases_run import CasesRun, batches, run_cases, spread
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import OracleJob, OracleRun, Repeat, TargetJob, TargetRun
 from harness.execution.loaded import Loaded, LoadedSuite
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 OnProgress = Callable[[int, int], None]
+
+#: Multiplications after which no further cases are checked operator by operator.
+_ORACLE_WORK = 4 * 10**9
 
 
 def run_target(
@@ -161,8 +164,6 @@ def _same_batches(
     cases: Sequence[Case], chosen: Sequence[Case], batch: int
 ) -> list[Case]:
     """The whole batches in which the chosen cases stood, in the same order."""
-    from harness.execution.cases_run import batches
-
     wanted = {case.id for case in chosen[:2]}
     return [
         case
@@ -190,15 +191,21 @@ def _check_operators(
         seen.add(name)
         explained.add(operators[name], x, y)
 
-    if quantized:
-        run_cases(
-            session,
-            suite.model,
-            spread(suite.cases, job.capture_cases),
-            batch=job.suite.batch,
-            capture=quantized,
-            on_capture=on_capture,
-        )
+    shapes = len(list(batches(suite.cases, len(suite.cases))))
+    chosen = spread(suite.cases, max(job.capture_cases, shapes)) if quantized else []
+    # Every length once; then more cases while the oracle's work is bounded.
+    for index, part in enumerate((chosen[:shapes], chosen[shapes:])):
+        for group in batches(part, job.suite.batch):
+            if index and explained.work > _ORACLE_WORK:
+                break
+            run_cases(
+                session,
+                suite.model,
+                group,
+                batch=job.suite.batch,
+                capture=quantized,
+                on_capture=on_capture,
+            )
     if quantized and not seen:
         result.uncaptured = f"{job.backend} shows no operator outputs"
     result.operators = explained.result()
