@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ _TARGET_KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "budget": dict,
 }
 _TOP_KEYS: Final = ("suite", "target", "budget", "behaviour", "scheme")
+#: `package.module:name`, which is not a path.
+_FACTORY: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PRECISIONS: Final = ("fp16", "fp32", "fp64")
 _DEFAULT_BATCH: Final = 16
 
@@ -206,7 +209,7 @@ class _Reader:
 
     def existing_file(self, key: str, spec: str) -> None:
         """A spec that is a path must exist; `package.module:name` is not a path."""
-        if ":" in spec and not Path(spec).suffix:
+        if _FACTORY.fullmatch(spec):
             return
         if not (self.path.parent / spec).exists():
             raise self.error(
