@@ -33,10 +33,14 @@ def artifact(evidence: Evidence, levels: Levels) -> Outcome:
     results: list[CheckResult] = []
     shown = [w for w in evidence.weights if w.expected]
     worst = _worst(evidence, shown, levels)
-    for weight in evidence.weights:
-        problem = _problem(weight)
-        if problem:
-            results.append(result(_CHECK, Verdict.DEFECT, problem))
+    problems = [(w.operator, _problem(w)) for w in _visible(evidence)]
+    problems = [(operator, problem) for operator, problem in problems if problem]
+    if problems:
+        reason = problems[0][1]
+        if len(problems) > 1:
+            others = names([operator for operator, _ in problems[1:]])
+            reason += f" [{len(problems)} operators: also {others}]"
+        results.append(result(_CHECK, Verdict.DEFECT, reason, cases=len(problems)))
     results += _activations(evidence)
     if worst is not None and worst.budget is not None and worst.high > worst.budget:
         weight = _by_slack(shown, levels)[0]
@@ -94,6 +98,13 @@ def _quantized(evidence: Evidence) -> bool:
         return True
     end, oracle = evidence.end_to_end, evidence.oracle_drift
     return end is not None and oracle is not None and end.ratio < oracle.ratio
+
+
+def _visible(evidence: Evidence) -> tuple[WeightEvidence, ...]:
+    """The weights to judge: a backend that shows none is judged by its outputs."""
+    if evidence.operators and not any(w.found for w in evidence.weights):
+        return tuple(w for w in evidence.weights if not w.expected)
+    return evidence.weights
 
 
 def _problem(weight: WeightEvidence) -> str:

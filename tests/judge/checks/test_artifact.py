@@ -144,3 +144,21 @@ def test_inputs_are_quantized_where_the_scheme_says_and_nowhere_else(
 
     assert found.verdict is Verdict.DEFECT
     assert said in found.reason
+
+
+def test_a_backend_that_shows_no_weight_is_judged_by_its_operators(make):
+    """One that shows some and lacks others is not quantized there."""
+    hidden = weight(found="", unexplained=None)
+
+    assert first(make, weights=(hidden, hidden)).verdict is Verdict.PASS
+    assert first(make, weights=(weight(), hidden)).verdict is Verdict.DEFECT
+    assert first(make, weights=(hidden,), operators=()).verdict is Verdict.DEFECT
+
+
+def test_many_wrong_weights_are_one_reason(make):
+    """The first in full, the others by name."""
+    wrong = tuple(weight(operator=f"layer.{i}", found="int8") for i in range(9))
+    found = first(make, weights=wrong)
+
+    assert "weight of layer.0=int8" in found.reason
+    assert "[9 operators: also layer.1, layer.2, layer.3 and 5 more]" in found.reason
