@@ -103,7 +103,8 @@ def write_golden(golden: Golden, folder: Path) -> Golden:
     stored = {name: _storable(array) for name, array in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / _TENSORS, save(stored))
-    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+    # In the order of the cases, which is the order they are reported in.
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
     _write(folder / _MANIFEST, (text + "\n").encode())
     written = read_golden(folder, suite=golden.suite)
     again, _ = _flatten(written)

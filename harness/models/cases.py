@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ def load_cases(spec: str, folder: Path, model: Model) -> tuple[Case, ...]:
         CasesError: no cases, or one that is malformed, repeated, not finite, or does
             not fit the model's inputs; names the file, the line and the case.
     """
-    if ":" in spec and not Path(spec).suffix:
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec):
         read = _from_function(spec, folder)
     elif spec.endswith(".npz"):
         read = _from_npz(inside(folder, spec))

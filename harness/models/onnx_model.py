@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from harness.errors import CasesError, ModelError
-from harness.models.digest import content_digest
 from harness.models.types import Model, Operator, OutputKind, TensorSpec
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -67,9 +67,26 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
 
 
+#: Public attributes of `torch.nn.Module`, which no layer may be called.
+RESERVED: Final = frozenset(
+    """T_destination add_module apply bfloat16 buffers call_super_init children compile
+    cpu cuda double dump_patches eval extra_repr float forward get_buffer
+    get_extra_state get_parameter get_submodule half ipu load_state_dict modules mtia
+    named_buffers named_children named_modules named_parameters parameters
+    register_backward_hook register_buffer register_forward_hook
+    register_forward_pre_hook register_full_backward_hook
+    register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter
+    register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
+    set_extra_state set_submodule share_memory state_dict to to_empty train training
+    type xpu zero_grad""".split()
+)
+
+
 def sanitize(name: str) -> str:
     """A node's name as one component of a module's path."""
-    return re.sub(r"[^A-Za-z0-9_\-]+", "_", name).strip("_")
+    clean = re.sub(r"[^A-Za-z0-9_\-]+", "_", name).strip("_")
+    return f"{clean}_node" if clean in RESERVED else clean
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
@@ -182,7 +199,7 @@ def _conv(
         return None
     pads = list(found.get("pads", [0] * (2 * spatial)))
     if pads[:spatial] != pads[spatial:]:
-        # torch's layers pad both ends alike; such a convolution is left unquantized.
+        # torch's layers pad both ends alike; `normalize` gives such a one a Pad node.
         return None
     return OnnxOperator(
         name=node.name,
