@@ -159,6 +159,7 @@ class BaselineEvidence:
     differences: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     #: Outputs equal to the last bit, case by case.
     identical: bool = False
+    #: The baseline's own drift: its outputs against the same golden, case by case.
     drift: Paired | None = None
     metrics: Mapping[str, MetricEvidence] = field(default_factory=dict)
     behaviours: Mapping[str, BoolArray] = field(default_factory=dict)
@@ -168,6 +169,8 @@ class BaselineEvidence:
     moved: Paired | None = None
     #: Operator -> unexplained drift then.
     operators: Mapping[str, float] = field(default_factory=dict)
+    #: Why the two cannot be compared (another model, unreadable); the verdict is then
+    #: `stale`. A target that the baseline did not have yet has no baseline at all.
     problem: str = ""
 
 
