@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import tempfile
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -63,7 +65,7 @@ def export(model: TorchModel) -> onnx.ModelProto:
 def cached_export(model: TorchModel) -> onnx.ModelProto | None:
     """The export that an earlier run left, if it is whole; imports no torch."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         cached = onnx.load(str(_cache_file(model)))
@@ -138,7 +140,7 @@ def _export(model: TorchModel) -> onnx.ModelProto:
 def _positional_class() -> Any:
     import torch
 
-    class Positional(torch.nn.Module):
+    class Positional(torch.nn.Module):  # type: ignore[misc]  # torch is untyped
         """Takes its inputs by position and returns its outputs as a tuple."""
 
         def __init__(
@@ -160,6 +162,11 @@ def _Positional(*arguments: Any) -> Any:  # noqa: N802 - stands for a class
     return _positional_class()(*arguments)
 
 
+def _content(weight: Array) -> tuple[tuple[int, ...], bytes]:
+    data = np.ascontiguousarray(weight, dtype=np.float32)
+    return weight.shape, hashlib.sha256(data.tobytes()).digest()
+
+
 def name_by_content(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> None:
     """Name each operator's node as the layer whose weight it holds, in place.
 
@@ -167,16 +174,15 @@ def name_by_content(proto: onnx.ModelProto, weights: Mapping[str, Array]) -> Non
     depend on what the exporter calls things. Of equal weights the first comes first.
     """
     initializers = initializers_of(proto)
-    waiting = dict(weights)
+    waiting = defaultdict(list)
+    for name, weight in weights.items():
+        waiting[_content(weight)].append(name)
     renamed = {}
     for entry in find_operators(proto):
         stored = initializers[entry.weight]
-        oriented = stored.T if entry.transposed else stored
-        for name, weight in waiting.items():
-            if oriented.shape == weight.shape and np.array_equal(oriented, weight):
-                renamed[entry.node] = name
-                del waiting[name]
-                break
+        names = waiting[_content(stored.T if entry.transposed else stored)]
+        if names:
+            renamed[entry.node] = names.pop(0)
     taken = set(renamed.values())
     for index, node in enumerate(proto.graph.node):
         if index in renamed:

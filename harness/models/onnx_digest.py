@@ -27,8 +27,10 @@ def model_digest(model: onnx.ModelProto, fixed: Mapping[str, Array]) -> str:
         "opsets": sorted([o.domain, o.version] for o in model.opset_import),
         "graph": _graph(model.graph, "graph", tensors),
         "functions": [
-            [f.domain, f.name, list(f.input), list(f.output)]
-            + list(_nodes(f.node, f"function/{f.domain}/{f.name}", tensors))
+            {
+                "name": [f.domain, f.name, list(f.input), list(f.output)],
+                "nodes": list(_nodes(f.node, f"{f.domain}.{f.name}", tensors)),
+            }
             for f in model.functions
         ],
     }
@@ -36,10 +38,8 @@ def model_digest(model: onnx.ModelProto, fixed: Mapping[str, Array]) -> str:
 
 
 def _graph(graph: onnx.GraphProto, path: str, tensors: dict[str, Array]) -> Any:
-    from onnx import numpy_helper
-
     for tensor in graph.initializer:
-        tensors[f"{path}/{tensor.name}"] = numpy_helper.to_array(tensor)
+        tensors[f"{path}/{tensor.name}"] = _array(tensor)
     return {
         "inputs": [_value(value) for value in graph.input],
         "outputs": [_value(value) for value in graph.output],
@@ -59,12 +59,12 @@ def _nodes(nodes: Any, path: str, tensors: dict[str, Array]) -> Iterator[Any]:
 def _attribute(
     attribute: onnx.AttributeProto, path: str, tensors: dict[str, Array]
 ) -> Any:
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     value = helper.get_attribute_value(attribute)
     kind = type(value).__name__
     if kind == "TensorProto":
-        tensors[path] = numpy_helper.to_array(value)
+        tensors[path] = _array(value)
         return "tensor"
     if kind == "GraphProto":
         return _graph(value, path, tensors)
@@ -80,3 +80,13 @@ def _value(value: onnx.ValueInfoProto) -> Any:
     tensor = value.type.tensor_type
     shape = [d.dim_value for d in tensor.shape.dim]
     return [value.name, tensor.elem_type, shape]
+
+
+def _array(tensor: onnx.TensorProto) -> Array:
+    """Its values; of strings the bytes as they are stored."""
+    from onnx import TensorProto, numpy_helper
+
+    if tensor.data_type == TensorProto.STRING:
+        return np.frombuffer(b"\0".join(tensor.string_data), np.uint8)
+    array: Array = numpy_helper.to_array(tensor)
+    return array

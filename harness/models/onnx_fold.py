@@ -1,4 +1,4 @@
-"""Constants of an ONNX graph: made initializers, worked out ahead, conditions decided."""
+"""Constants of an ONNX graph: made initializers, worked out, conditions decided."""
 
 from __future__ import annotations
 

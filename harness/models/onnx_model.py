@@ -95,7 +95,7 @@ class OnnxModel(Model):
         return {entry.key: entry.value for entry in self._original.metadata_props}
 
     @cached_property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         """Digest of the file's tensors, nodes, inputs and outputs, and fixed inputs."""
         from harness.models.onnx_digest import model_digest
 
@@ -141,7 +141,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         ModelError: not there, a git-LFS pointer, not ONNX, or not valid.
     """
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not path.is_file():
         raise ModelError(f"{path}: no such file")

@@ -79,7 +79,7 @@ RESERVED: Final = frozenset(
     register_load_state_dict_pre_hook register_module register_parameter
     register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
     set_extra_state set_submodule share_memory state_dict to to_empty train training
-    type xpu zero_grad""".split()
+    type xpu zero_grad""".split()  # noqa: SIM905 - reads better as text
 )
 
 
@@ -150,7 +150,8 @@ def _matmul(
     if len(users) == 1 and users[0].op_type == "Add" and output not in results:
         other = next(name for name in users[0].input if name != output)
         shape = shapes.get(other)
-        if shape is not None and shape[-1:] == (columns,) and np.prod(shape) == columns:
+        # A bias with more axes could raise the rank of the result.
+        if shape == (columns,):
             bias, output = other, users[0].output[0]
     return OnnxOperator(
         name=node.name,
@@ -173,7 +174,7 @@ def _gemm(
         return None
     bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
     rows = shapes[node.input[1]][0 if found.get("transB", 0) else 1]
-    if bias is not None and np.prod(shapes.get(bias, (0,))) != rows:
+    if bias is not None and shapes.get(bias) not in ((rows,), (1, rows)):
         return None
     return OnnxOperator(
         name=node.name,
@@ -220,13 +221,18 @@ def replace_weights(
     model: onnx.ModelProto, weights: Mapping[str, Array]
 ) -> onnx.ModelProto:
     """The same model (changed in place) with other weights, by operator name."""
-    from onnx import numpy_helper
+    from onnx import helper, numpy_helper
 
+    dtypes = {
+        t.name: helper.tensor_dtype_to_np_dtype(t.data_type)
+        for t in model.graph.initializer
+    }
     for entry in find_operators(model):
         if entry.name not in weights:
             continue
-        array = np.asarray(weights[entry.name], dtype=np.float32)
+        array = np.asarray(weights[entry.name])
         stored = np.ascontiguousarray(array.T if entry.transposed else array)
+        stored = stored.astype(dtypes[entry.weight])
         name = f"{entry.name}.replaced"
         model.graph.initializer.append(numpy_helper.from_array(stored, name))
         model.graph.node[entry.node].input[1] = name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -96,16 +95,15 @@ class TorchModel(Model):
             return ()
         import torch
 
-        feeds = {name: torch.from_numpy(a) for name, a in self.example.items()}
         with torch.inference_mode():
-            found = self.module()(**feeds)
+            found = self.module()(**self._example_tensors())
         return tuple(
             TensorSpec(name, str(t.dtype).removeprefix("torch."), (None,) * t.ndim)
             for name, t in found.items()
         )
 
     @cached_property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         """Digest of the state dict and the module's structure."""
         if self._fingerprint is not None:
             return self._fingerprint()
@@ -118,7 +116,7 @@ class TorchModel(Model):
         return content_digest(state, extra=str(self._module))
 
     def operators(self) -> tuple[Operator, ...]:
-        """Every `Linear`, `Conv1d` and `Conv2d` of the module."""
+        """Every `Linear`, `Conv1d` and `Conv2d` that a run enters, in that order."""
         if "_module" not in self.__dict__ and self.example is not None:
             from harness.models.export import operators_of_export
 
@@ -129,7 +127,8 @@ class TorchModel(Model):
         import torch
 
         found = []
-        for name, layer in self._module.named_modules():
+        for name in self._executed:
+            layer = self._module.get_submodule(name)
             if isinstance(layer, torch.nn.Linear):
                 found.append(
                     Operator(
@@ -147,19 +146,56 @@ class TorchModel(Model):
                     found.append(operator)
         return tuple(found)
 
+    @cached_property
+    def _executed(self) -> tuple[str, ...]:
+        """Layers in the order in which a run on the example enters them.
+
+        Without an example: all, in the order of the module.
+        """
+        import torch
+
+        names = {layer: name for name, layer in self._module.named_modules() if name}
+        if self.example is None:
+            return tuple(names.values())
+        entered: dict[str, None] = {}
+        hooks = [
+            layer.register_forward_pre_hook(
+                lambda layer, _: entered.setdefault(names[layer])
+            )
+            for layer in names
+        ]
+        try:
+            with torch.inference_mode():
+                self._module(**self._example_tensors())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(entered)
+
+    def _example_tensors(self) -> dict[str, torch.Tensor]:
+        import torch
+
+        assert self.example is not None  # sanity check
+        arrays = {name: np.array(array) for name, array in self.example.items()}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
     def module(self) -> torch.nn.Module:
         """A fresh copy that returns its outputs by name."""
         import copy
 
         module = copy.deepcopy(self._module)
         names = tuple(spec.name for spec in self._given_outputs or ())
-        plain = module.forward
 
-        def forward(_: torch.nn.Module, **inputs: torch.Tensor) -> dict[str, Any]:
-            return name_outputs(plain(**inputs), names)
+        class Named(type(module)):  # type: ignore[misc]  # its class is known only here
+            """The user's module, with outputs by name."""
 
-        # On the instance, so that the layers keep their paths.
-        module.forward = types.MethodType(forward, module)  # type: ignore[method-assign]
+            def forward(self, **inputs: torch.Tensor) -> dict[str, Any]:
+                """Outputs by name."""
+                return name_outputs(super().forward(**inputs), names)
+
+        # A wrapper would change the layers' paths, and a function put on the instance
+        # would still run this module in a copy of it.
+        module.__class__ = Named
         return module
 
     def onnx(self) -> onnx.ModelProto:

@@ -72,7 +72,7 @@ def minilm() -> Model:
 def _sentence_encoder(folder: Path) -> torch.nn.Module:
     import torch
 
-    class SentenceEncoder(torch.nn.Module):
+    class SentenceEncoder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped
         """Mean of the last hidden states over the tokens, divided by its norm."""
 
         def __init__(self) -> None:
