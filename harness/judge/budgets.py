@@ -171,6 +171,38 @@ def theory_drift(evidence: Evidence) -> Budget | None:
     )
 
 
+#: Largest loss of right answers that was published for a faultless recipe, as a share
+#: of the cases, with where. First match of a format's name decides.
+PUBLISHED_LOSS: Final[Mapping[str, tuple[float, str]]] = {
+    "fp8": (0.005, "MMLU -0.5 points at FP8, sgl-project/sglang#25794"),
+    "mxfp8": (0.005, "MMLU -0.5 points at FP8, sgl-project/sglang#25794"),
+    "int8": (0.03, "1 to 3% at INT8 W8A8, arXiv 2411.02355"),
+    "nvfp4": (0.077, "GSM8K -7.7 points at NVFP4 RTN, arXiv 2509.23202"),
+    "mxfp4": (0.077, "GSM8K -7.7 points at NVFP4 RTN, arXiv 2509.23202"),
+    "int4": (0.077, "GSM8K -7.7 points at NVFP4 RTN, arXiv 2509.23202"),
+    "nf4": (0.077, "GSM8K -7.7 points at NVFP4 RTN, arXiv 2509.23202"),
+}
+
+
+def published_margin(evidence: Evidence) -> tuple[float, str]:
+    """The loss of answers that the scheme's own formats are known to cost.
+
+    Stands in where nobody stated a margin: the largest of the formats that the
+    weights should have; 0 for formats of which nothing was published.
+    """
+    formats = {w.expected for w in evidence.weights if w.expected}
+    found = [
+        entry
+        for name in formats or {evidence.scheme}
+        for prefix, entry in PUBLISHED_LOSS.items()
+        if name.startswith(prefix)
+    ]
+    if not found:
+        return 0.0, "no loss allowed: none is published for the format"
+    margin, where = max(found)
+    return margin, f"published for the format: {where}"
+
+
 @functools.cache
 def format_noise(format_name: str) -> float:
     """Relative L2 that a format adds to normal data, computed from the format.

@@ -142,7 +142,7 @@ class BehaviourEvidence:
     #: What each answered, for the report: (reference, target) by case.
     answers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     #: Largest loss of right answers that is still good enough, as a share of cases;
-    #: None: any loss that is proven fails.
+    #: None: what was published for the scheme's formats.
     margin: float | None = None
     #: Cluster of each case (document, prompt); None: every case its own.
     clusters: tuple[str, ...] | None = None

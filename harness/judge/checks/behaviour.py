@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Final
 
+from harness.judge.budgets import published_margin
 from harness.judge.evidence import BehaviourEvidence, Evidence
 from harness.judge.levels import POWER, Levels
 from harness.judge.outcome import Findings, Outcome, names, passed, result
@@ -26,9 +27,9 @@ _CHECK: Final = "behaviour"
 def behaviour(evidence: Evidence, levels: Levels) -> Outcome:
     """`behaviour` when right answers were lost beyond the margin; exact and paired.
 
-    Without a stated margin the question is "any worse at all?", and an answer that
-    the cases cannot give passes with the smallest loss they would show. With one,
-    an unresolved answer whose smallest visible loss exceeds it is `inconclusive`.
+    Without a stated margin the one that was published for the format stands in, and
+    a question that the cases cannot answer passes with the smallest loss they would
+    show. With one, it is `inconclusive` when that loss exceeds the margin.
     Slices of cases (tags) are asked the same as a family of their own, and only
     what is shown to be lost counts there.
     """
@@ -66,7 +67,8 @@ def _judge(
     table = flips(entry.reference_right, entry.target_right)
     where = f"[{tag}]" if tag else ""
     test = f"{_CHECK}{'/slices' if tag else ''}:{entry.name}{where}"
-    p = _p_value(evidence, entry, table)
+    margin, source = _margin(evidence, entry)
+    p = _p_value(evidence, entry, table, margin)
     findings.tests[test] = p
     level = levels.of(test)
     low, high = loss_bounds(table, level)
@@ -75,8 +77,8 @@ def _judge(
         value=table.loss,
         low=low,
         high=high,
-        budget=entry.margin or 0.0,
-        budget_source="suite.toml" if entry.margin else "no loss allowed",
+        budget=margin,
+        budget_source=source,
         cases=table.cases,
     )
     findings.measurements.append(found)
@@ -91,9 +93,17 @@ def _judge(
         findings.results.append(dataclasses.replace(decision, reason=reason))
 
 
-def _p_value(evidence: Evidence, entry: BehaviourEvidence, table: Flips) -> float:
+def _margin(evidence: Evidence, entry: BehaviourEvidence) -> tuple[float, str]:
+    """The stated margin, or the published one, and where it came from."""
+    if entry.margin is not None:
+        return entry.margin, "suite.toml"
+    return published_margin(evidence)
+
+
+def _p_value(
+    evidence: Evidence, entry: BehaviourEvidence, table: Flips, margin: float
+) -> float:
     """Exact for independent cases; clusters keep or change their sign together."""
-    margin = entry.margin or 0.0
     if entry.clusters is None:
         return loss_p_value(table, margin)
     changes = entry.reference_right.astype(float) - entry.target_right.astype(float)
@@ -144,7 +154,7 @@ def _beyond(found: Measurement) -> list[CheckResult]:
 def _decide(
     entry: BehaviourEvidence, table: Flips, found: Measurement, p: float, level: float
 ) -> CheckResult:
-    margin = entry.margin or 0.0
+    margin = found.budget or 0.0
     detectable = detectable_loss(table, margin, level, POWER)
     test = "exact unconditional McNemar, one-sided"
     if entry.clusters is not None:
@@ -168,10 +178,10 @@ def _decide(
         ]
         reason = (
             f"{entry.name}: loss={table.loss:.3g}, but should be at most {margin:.3g} "
-            f"[{changes}, p={p:.2g}; lost: {names(wrong)}]"
+            f"[{changes}, p={p:.2g}; lost: {names(wrong)}; {found.budget_source}]"
         )
         return result(_CHECK, Verdict.BEHAVIOUR, reason, **shared)
-    if margin and found.high > margin and detectable > margin:
+    if entry.margin and found.high > margin and detectable > margin:
         reason = (
             f"{entry.name}: loss={table.loss:.3g} is not resolved, but should be at "
             f"most {margin:.3g} [{changes}; the smallest loss these cases show is "

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from harness.judge import judge
-from harness.judge.evidence import Budget, LatencyEvidence, MetricEvidence
+from harness.judge.evidence import (
+    Budget,
+    LatencyEvidence,
+    MetricEvidence,
+    WeightEvidence,
+)
 from harness.judge.types import Verdict
 
 
@@ -19,6 +24,30 @@ def test_lost_answers_fail_and_are_named(make):
     assert found.verdict is Verdict.BEHAVIOUR
     assert "12 lost, 1 gained of 40" in found.reason
     assert "case-0, case-1, case-2 and 9 more" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "margin"), [("fp8_e4m3", 0.005), ("nvfp4", 0.077), ("fp16", 0.0)]
+)
+def test_without_a_stated_margin_the_published_one_of_the_format_stands_in(
+    make, name, margin
+):
+    """And says where it was published."""
+    weight = WeightEvidence(operator="a", expected=name, found=name)
+    found = judge(make["evidence"](weights=(weight,)))
+    loss = found.measurements["behaviour.labels.loss"]
+
+    assert loss.budget == margin
+    assert "published" in loss.budget_source
+
+
+def test_what_a_format_costs_anyway_is_no_failure(make):
+    """Nine of 100 answers lost: too many for FP8, not beyond NVFP4 for certain."""
+    entry = make["behaviour"](lost=9, cases=100)
+    for name, verdict in (("fp8_e4m3", Verdict.BEHAVIOUR), ("nvfp4", Verdict.PASS)):
+        weight = WeightEvidence(operator="a", expected=name, found=name)
+        found = judge(make["evidence"](weights=(weight,), behaviours=(entry,)))
+        assert found.verdict is verdict
 
 
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (3, 3), (0, 20), (2, 0)])
