@@ -61,6 +61,16 @@ def _signature(case: Case) -> tuple[Any, ...]:
     )
 
 
+def whole_batches(cases: Sequence[Case], size: int, count: int) -> list[Case]:
+    """The first batches that hold at least `count` cases together."""
+    chosen: list[Case] = []
+    for group in batches(cases, size):
+        if len(chosen) >= count:
+            break
+        chosen.extend(group)
+    return chosen
+
+
 def spread(cases: Sequence[Case], count: int) -> list[Case]:
     """At most `count` cases that cover as many different shapes as possible.
 

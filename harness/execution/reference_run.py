@@ -12,7 +12,7 @@ import numpy as np
 from harness.backends.protocol import Backend
 from harness.backends.registry import Registry
 from harness.errors import BackendError, MissingExtraError, UnsupportedError
-from harness.execution.cases_run import CasesRun, run_cases, spread
+from harness.execution.cases_run import CasesRun, run_cases, spread, whole_batches
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Outputs, ReferenceJob, ReferenceRun
 from harness.execution.loaded import Loaded, LoadedSuite
@@ -22,6 +22,8 @@ from harness.models.types import Case
 Array = np.ndarray[Any, np.dtype[Any]]
 OnProgress = Callable[[int, int], None]
 
+#: Cases that the noise floor is measured on.
+_SAMPLE = 8
 #: Precisions tried for the exact run, widest first.
 _EXACT = ("fp64", "fp32")
 
@@ -86,27 +88,16 @@ def run_reference(
             suite.model,
             suite.cases,
             batch=job.suite.batch,
-            on_progress=progress,
-        )
-        run_cases(
-            session,
-            suite.model,
-            suite.cases,
-            batch=job.suite.batch,
             capture=names,
             on_capture=lambda name, x, _: statistics[name].add(x),
             capture_steps=None,
+            on_progress=progress,
         )
-        sample = spread(suite.cases, 16)
-        floor = {
-            "repeat": _moved(
-                plain,
-                run_cases(session, suite.model, suite.cases, batch=job.suite.batch),
-            ),
-            "batch of 1": _moved(
-                plain, run_cases(session, suite.model, sample, batch=1)
-            ),
-        }
+        # The same batches as before, so that nothing but the repetition is new.
+        sample = whole_batches(suite.cases, job.suite.batch, _SAMPLE)
+        again = run_cases(session, suite.model, sample, batch=job.suite.batch)
+        single = run_cases(session, suite.model, spread(sample, _SAMPLE), batch=1)
+        floor = {"repeat": _moved(plain, again), "batch of 1": _moved(plain, single)}
     finally:
         session.close()
     floor["threads"] = _threads(chosen, suite, sample, job.suite.batch)
