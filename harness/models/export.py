@@ -10,13 +10,14 @@ import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.errors import UnsupportedError
+from harness.models.export_check import check_export
 from harness.models.onnx_operators import find_operators, initializers_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Part of the cache's key: raise it when the export itself changes.
-_VERSION = "3"
+_VERSION = "4"
 #: Metadata of an export whose operators are just the module's.
 _COUNT = "quantharness.operators"
 
@@ -45,7 +46,7 @@ def export(model: TorchModel) -> onnx.ModelProto:
     """The ONNX of a module, its operators named as the module's layers.
 
     Raises:
-        UnsupportedError: the exporter refuses the module.
+        UnsupportedError: the exporter refuses the module, or freezes a shape.
     """
     cached = cached_export(model)
     if cached is not None:
@@ -88,9 +89,14 @@ def operators_of_export(model: TorchModel) -> tuple[Operator, ...] | None:
 
 
 def _cache_file(model: TorchModel) -> Path:
-    digest = model.fingerprint.rpartition(":")[2][:32]
-    name = f"{digest}-onnx{version('onnx')}-v{_VERSION}.onnx"
-    return cache_folder() / "export" / name
+    """Where the export of these weights, by this code and these packages, lies."""
+    digest = hashlib.sha256(f"{_VERSION} {model.fingerprint}".encode())
+    for package in ("onnx", "torch", "transformers"):
+        with contextlib.suppress(PackageNotFoundError):
+            digest.update(f"{package} {version(package)}".encode())
+    for file in sorted(model.sources()):
+        digest.update(file.read_bytes())
+    return cache_folder() / "export" / f"{digest.hexdigest()[:40]}.onnx"
 
 
 def _export(model: TorchModel) -> onnx.ModelProto:
@@ -105,7 +111,8 @@ def _export(model: TorchModel) -> onnx.ModelProto:
     outputs = [spec.name for spec in model.outputs]
     example = tuple(torch.from_numpy(np.asarray(model.example[n])) for n in names)
     # By position, and one tensor for one output: what the exporter handles best.
-    wrapper = _Positional(module, names, outputs)
+    # In eval mode too: the exporter gives every layer back the wrapper's own mode.
+    wrapper = _Positional(module, names, outputs).eval()
     axes = {
         name: {i: f"{name}_{i}" for i in range(model.example[name].ndim)}
         for name in names
@@ -130,6 +137,7 @@ def _export(model: TorchModel) -> onnx.ModelProto:
             f"{model.name} cannot be exported to ONNX: {text}"
         ) from error
     proto = normalize(onnx.load_from_string(buffer.getvalue()))
+    check_export(proto, module, dict(zip(names, example, strict=True)), model.name)
     weights = {o.name: o.weight for o in model.operators()}
     name_by_content(proto, weights)
     if {entry.name for entry in find_operators(proto)} == set(weights):

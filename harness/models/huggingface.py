@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from harness.errors import CasesError, MissingExtraError, ModelError
+from harness.errors import MissingExtraError, ModelError
 from harness.models.digest import content_digest
+from harness.models.text import TOKEN_INPUTS, LazyExample, TextReader
 from harness.models.torch_model import TorchModel
 from harness.models.types import TensorSpec
 
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_EXAMPLE = "Numbers are stored in fewer bits; is the answer still the same?"
+#: How an architecture with a head is called -> axes of its logits.
+_HEADS: Final[Mapping[str, int]] = {
+    "ForCausalLM": 3,
+    "LMHeadModel": 3,
+    "ForMaskedLM": 3,
+    "ForTokenClassification": 3,
+    "ForSequenceClassification": 2,
+}
 
 
 def huggingface(folder: Path, *, name: str | None = None) -> TorchModel:
@@ -35,33 +43,44 @@ def huggingface(folder: Path, *, name: str | None = None) -> TorchModel:
     for file in ("config.json", "tokenizer.json"):
         if not (folder / file).is_file():
             raise ModelError(f"{folder}: no {file}; not a Hugging Face folder")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architecture = (config.get("architectures") or [""])[0]
-    headed = architecture.endswith(("ForCausalLM", "ForSequenceClassification"))
+    config = read_config(folder)
+    architecture = str((config.get("architectures") or [""])[0])
+    axes = next((n for end, n in _HEADS.items() if architecture.endswith(end)), 0)
     output = TensorSpec(
-        "logits" if headed else "last_hidden_state",
+        "logits" if axes else "last_hidden_state",
         "float32",
-        (None, None, None),
-        "logits" if headed else "tensor",
+        (None,) * (axes or 3),
+        "logits" if axes else "tensor",
     )
-    reader = TextReader(folder / "tokenizer.json")
+    longest = config.get("max_position_embeddings") or config.get("n_positions")
+    reader = TextReader(folder / "tokenizer.json", longest=longest)
     return TorchModel(
         name or folder.name,
-        lambda: load_module(folder, headed=architecture if headed else ""),
+        lambda: load_module(folder, headed=architecture if axes else ""),
         inputs=TOKEN_INPUTS,
         outputs=(output,),
         example=LazyExample(reader),
         fingerprint=lambda: folder_fingerprint(folder),
         prepare=reader.prepare,
         metadata={"labels": _labels(config)},
+        sources=(Path(__file__),),
     )
 
 
-#: What a text becomes.
-TOKEN_INPUTS = (
-    TensorSpec("input_ids", "int64", (None, None)),
-    TensorSpec("attention_mask", "int64", (None, None)),
-)
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's `config.json`.
+
+    Raises:
+        ModelError: it is not a JSON object.
+    """
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{file}: should be a JSON object")
+    return config
 
 
 def _labels(config: Mapping[str, Any]) -> list[str] | None:
@@ -73,6 +92,9 @@ def _labels(config: Mapping[str, Any]) -> list[str] | None:
 
 def load_module(folder: Path, *, headed: str = "") -> torch.nn.Module:
     """The module with its weights, float32, attention written out.
+
+    A pooler, which no output of ours needs, is dropped; GPT-2's transposed layers
+    become `torch.nn.Linear`.
 
     Raises:
         MissingExtraError: transformers is not installed.
@@ -86,7 +108,11 @@ def load_module(folder: Path, *, headed: str = "") -> torch.nn.Module:
     except ImportError:
         raise MissingExtraError("transformers", "huggingface") from None
     transformers.utils.logging.disable_progress_bar()
-    kind = getattr(transformers, headed) if headed else transformers.AutoModel
+    kind = getattr(transformers, headed or "AutoModel", None)
+    if kind is None:
+        raise ModelError(
+            f"{folder}: this version of transformers has no architecture {headed!r}"
+        )
     try:
         module = kind.from_pretrained(
             folder,
@@ -95,76 +121,67 @@ def load_module(folder: Path, *, headed: str = "") -> torch.nn.Module:
             local_files_only=True,
             use_safetensors=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder}: does not load: {error}") from None
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder}: does not load: {text}") from None
+    if not headed and getattr(module, "pooler", None) is not None:
+        module.pooler = None
+    if hasattr(module.config, "use_cache"):
+        module.config.use_cache = False
+    _plain_linears(module)
     loaded: torch.nn.Module = module.eval()
     return loaded
+
+
+def _plain_linears(module: torch.nn.Module) -> None:
+    """Replace layers that hold their weight as (in, out) by `torch.nn.Linear`."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    for path, layer in list(module.named_modules()):
+        if isinstance(layer, Conv1D):
+            rows, columns = layer.weight.shape
+            linear = torch.nn.Linear(rows, columns)
+            linear.weight.data = layer.weight.data.T.contiguous()
+            linear.bias.data = layer.bias.data
+            parent, _, last = path.rpartition(".")
+            setattr(module.get_submodule(parent), last, linear)
 
 
 def folder_fingerprint(folder: Path) -> str:
     """Digest of the tensors and the configuration, without importing torch.
 
     Raises:
-        ModelError: the safetensors file is missing or damaged.
+        ModelError: a safetensors file is missing or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise ModelError(f"{folder}: no model.safetensors")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    try:
-        with safe_open(str(file), framework="numpy") as tensors:
-            arrays = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, OSError) as error:
-        raise ModelError(f"{file}: damaged or of an unknown dtype: {error}") from None
-    return content_digest(arrays, extra=config)
+    arrays = {}
+    for file in _weight_files(folder):
+        try:
+            with safe_open(str(file), framework="numpy") as tensors:
+                names = tensors.keys()
+                arrays.update({name: tensors.get_tensor(name) for name in names})
+        except (SafetensorError, KeyError, TypeError, OSError) as error:
+            raise ModelError(
+                f"{file}: damaged, a git-LFS pointer, or of an unknown dtype: {error}"
+            ) from None
+    return content_digest(arrays, extra=read_config(folder))
 
 
-class TextReader:
-    """Texts to tokens by a `tokenizer.json`, without padding or truncation."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._tokenizer: Any = None
-
-    def prepare(self, record: Mapping[str, Any], folder: str) -> Mapping[str, Array]:  # noqa: ARG002
-        """`input_ids` and `attention_mask`, int64, (1, tokens).
-
-        Raises:
-            CasesError: the record has no text.
-        """
-        text = record.get("text")
-        if not isinstance(text, str):
-            raise CasesError(
-                f'has keys {sorted(record)}, but should have "text": "..."'
-            )
-        if self._tokenizer is None:
-            try:
-                from tokenizers import Tokenizer
-            except ImportError:
-                raise MissingExtraError("tokenizers", "huggingface") from None
-            self._tokenizer = Tokenizer.from_file(str(self.file))
-            self._tokenizer.no_padding()
-            self._tokenizer.no_truncation()
-        ids = np.array([self._tokenizer.encode(text).ids], dtype=np.int64)
-        if not ids.size:
-            raise CasesError(f"text={text!r} has no tokens")
-        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-
-
-class LazyExample(dict[str, Array]):
-    """Example inputs, tokenised when they are first asked for."""
-
-    def __init__(self, reader: TextReader) -> None:
-        super().__init__({spec.name: np.zeros((0, 0)) for spec in TOKEN_INPUTS})
-        self._reader = reader
-
-    def __getitem__(self, key: str) -> Array:
-        # Two rows, so that the exporter does not take the batch for a constant.
-        example = self._reader.prepare({"text": _EXAMPLE}, "")
-        return np.repeat(example[key], 2, axis=0)
-
-    def items(self) -> Any:
-        """As of any mapping."""
-        return [(key, self[key]) for key in self]
+def _weight_files(folder: Path) -> list[Path]:
+    """`model.safetensors`, or the parts that its index names."""
+    index = folder / "model.safetensors.index.json"
+    files = [folder / "model.safetensors"]
+    if index.is_file():
+        try:
+            parts = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{index}: not an index of weights ({error!r})") from None
+        files = [folder / part for part in sorted(parts)]
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"{folder}: no {file.name}; only safetensors are read")
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"{index}: {file} leaves the folder")
+    return files

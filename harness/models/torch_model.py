@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -33,6 +35,7 @@ class TorchModel(Model):
         fingerprint: known without building; None: digest of the state dict.
         prepare: reads a record of the cases; None: literal inputs only.
         metadata: what behaviours may need.
+        sources: the files whose code the module runs; None: found from its classes.
     """
 
     source: Literal["torch", "onnx"] = "torch"
@@ -48,6 +51,7 @@ class TorchModel(Model):
         fingerprint: Callable[[], str] | None = None,
         prepare: Prepare | None = None,
         metadata: Mapping[str, Any] | None = None,
+        sources: tuple[Path, ...] | None = None,
     ) -> None:
         self.name = name
         self.build = build
@@ -56,6 +60,7 @@ class TorchModel(Model):
         self.example = example
         self._fingerprint = fingerprint
         self._prepare = prepare
+        self._sources = sources
         self.state = {}
         self.step_inputs = ()
         self.batch_axes = {}
@@ -114,6 +119,23 @@ class TorchModel(Model):
             for name, tensor in self._module.state_dict().items()
         }
         return content_digest(state, extra=str(self._module))
+
+    def sources(self) -> set[Path]:
+        """Files whose change makes a kept export worthless: the user's own code.
+
+        Those of the module's classes, and what lies beside them; not installed
+        packages, whose versions count instead.
+        """
+        if self._sources is not None:
+            return set(self._sources)
+        names = {type(layer).__module__ for layer in self._module.modules()}
+        files = {
+            Path(file)
+            for name in names | {getattr(self.build, "__module__", "")}
+            if (file := getattr(sys.modules.get(name), "__file__", None))
+        }
+        own = {file.parent for file in files if "site-packages" not in file.parts}
+        return {beside for folder in own for beside in folder.glob("*.py")}
 
     def operators(self) -> tuple[Operator, ...]:
         """Every `Linear`, `Conv1d` and `Conv2d` that a run enters, in that order."""

