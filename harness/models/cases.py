@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import CasesError
+from harness.errors import CasesError, HarnessError
 from harness.models.npz import inside, read_npz
 from harness.models.types import Case, Model, TensorSpec
 
@@ -48,7 +48,8 @@ def load_cases(spec: str, folder: Path, model: Model) -> tuple[Case, ...]:
 
 def _from_lines(file: Path, folder: Path, model: Model) -> Iterator[tuple[str, Case]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): a JSON string may hold other line separators as they are.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise CasesError(f"{file}: no such file") from None
     except UnicodeDecodeError as error:
@@ -93,8 +94,24 @@ def _inputs(
         if array.dtype.kind not in "biuf":
             raise CasesError(f"input {name!r} is not numbers")
         wanted = dtypes.get(name) or ("float32" if array.dtype.kind == "f" else "")
-        arrays[name] = array.astype(wanted) if wanted else array
+        arrays[name] = _literal(array, wanted, name) if wanted else array
     return arrays
+
+
+def _literal(array: Array, wanted: str, name: str) -> Array:
+    """Numbers as they were written, in the dtype that the model takes.
+
+    Raises:
+        CasesError: a number is not one of that dtype: 1.5 or 300 in uint8.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(wanted)
+    if cast.dtype.kind != "f" and not np.array_equal(cast, array):
+        raise CasesError(f"{name} holds numbers that are not {wanted}")
+    overflow = np.isfinite(array) & ~np.isfinite(cast)
+    if overflow.any():
+        raise CasesError(f"{name} holds numbers beyond the range of {wanted}")
+    return cast
 
 
 def _from_npz(file: Path) -> Iterator[tuple[str, Case]]:
@@ -115,9 +132,14 @@ def _from_function(spec: str, folder: Path) -> Iterator[tuple[str, Case]]:
         sys.path.insert(0, str(folder))
     try:
         function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise CasesError(f"cases={spec!r}: {error}") from None
-    for case in function():
+        made = list(function())
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise CasesError(
+            f"cases={spec!r} failed: {type(error).__name__}: {error}"
+        ) from error
+    for case in made:
         if not isinstance(case, Case):
             raise CasesError(f"cases={spec!r} gives {type(case).__name__}, not Case")
         yield spec, case

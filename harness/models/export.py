@@ -75,11 +75,8 @@ def cached_export(model: TorchModel) -> onnx.ModelProto | None:
     return cached if cached.graph.node else None
 
 
-def operators_of_export(model: TorchModel) -> tuple[Operator, ...] | None:
+def operators_of_export(proto: onnx.ModelProto) -> tuple[Operator, ...] | None:
     """The module's operators, read from its export when that holds all of them."""
-    proto = cached_export(model)
-    if proto is None:
-        return None
     counts = {e.key: e.value for e in proto.metadata_props}
     found = find_operators(proto)
     if counts.get(_COUNT) != str(len(found)):

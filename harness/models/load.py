@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.errors import ModelError, UnsupportedError
+from harness.errors import HarnessError, ModelError, UnsupportedError
 from harness.models.types import Model
 
 
@@ -37,7 +39,10 @@ def load_model(spec: str, folder: Path) -> Model:
 
         return huggingface(path.resolve())
     if path.suffix == ".gguf":
-        raise UnsupportedError(f"{spec}: no backend here runs GGUF files")
+        raise UnsupportedError(
+            f"{spec}: a GGUF file needs a backend that runs llama.cpp, which none here "
+            "does; give the model as a Hugging Face folder or as ONNX"
+        )
     if ":" in spec:
         return _from_factory(spec, folder)
     raise ModelError(
@@ -52,14 +57,23 @@ def _from_factory(spec: str, folder: Path) -> Model:
         sys.path.insert(0, str(folder))
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except Exception as error:
         raise ModelError(
-            f"model={spec!r}: {module_name} does not import: {error}"
-        ) from None
+            f"model={spec!r}: {module_name} does not import: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise ModelError(f"model={spec!r}: {module_name} has no function {attribute!r}")
-    return _as_model(factory(), spec)
+    try:
+        made = factory()
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"model={spec!r}: the factory failed: {type(error).__name__}: {error}"
+        ) from error
+    return _as_model(made, spec)
 
 
 def _as_model(made: Any, spec: str) -> Model:
@@ -78,14 +92,33 @@ def _as_model(made: Any, spec: str) -> Model:
             f"model={spec!r} returns {type(made).__name__}, but should return a "
             "torch.nn.Module, or (module, {input name: array}), or a harness model"
         )
-    arrays = None
-    if example is not None:
-        arrays = {
-            name: value.numpy()
-            if isinstance(value, torch.Tensor)
-            else np.asarray(value)
-            for name, value in example.items()
-        }
     module = made
-    name = spec.partition(":")[2]
-    return TorchModel(name, lambda: module, example=arrays)
+    arrays = None if example is None else _example(example, module, spec)
+    return TorchModel(spec.partition(":")[2], lambda: module, example=arrays)
+
+
+def _example(given: Any, module: Any, spec: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Example inputs by name: of a mapping its own, else the parameters of `forward`.
+
+    Raises:
+        ModelError: more inputs than parameters, or something else than arrays.
+    """
+    if not isinstance(given, Mapping):
+        values = list(given) if isinstance(given, tuple | list) else [given]
+        names = list(inspect.signature(module.forward).parameters)
+        if len(values) > len(names):
+            raise ModelError(
+                f"model={spec!r} returns {len(values)} example inputs, but forward "
+                f"takes {names}"
+            )
+        given = dict(zip(names, values, strict=False))
+    arrays = {}
+    for name, value in given.items():
+        array = np.array(value.detach().cpu() if hasattr(value, "detach") else value)
+        if array.dtype.kind not in "biuf":
+            raise ModelError(
+                f"model={spec!r}: example input {name!r} is {type(value).__name__}, "
+                "but should be an array of numbers"
+            )
+        arrays[name] = array
+    return arrays

@@ -61,6 +61,7 @@ class TorchModel(Model):
         self._fingerprint = fingerprint
         self._prepare = prepare
         self._sources = sources
+        self._proto: onnx.ModelProto | None = None
         self.state = {}
         self.step_inputs = ()
         self.batch_axes = {}
@@ -140,10 +141,11 @@ class TorchModel(Model):
     def operators(self) -> tuple[Operator, ...]:
         """Every `Linear`, `Conv1d` and `Conv2d` that a run enters, in that order."""
         if "_module" not in self.__dict__ and self.example is not None:
-            from harness.models.export import operators_of_export
+            from harness.models.export import cached_export, operators_of_export
 
             # Another backend's process need not import torch to know the layers.
-            known = operators_of_export(self)
+            self._proto = self._proto or cached_export(self)
+            known = self._proto and operators_of_export(self._proto)
             if known is not None:
                 return known
         import torch
@@ -233,7 +235,10 @@ class TorchModel(Model):
                 f"{self.name} cannot be exported to ONNX without example inputs: let "
                 "the factory return (module, {input name: numpy array})"
             )
-        return export(self)
+        self._proto = self._proto or export(self)
+        copy = type(self._proto)()
+        copy.CopyFrom(self._proto)
+        return copy
 
     def prepare(self, record: Mapping[str, Any], folder: str) -> Mapping[str, Array]:
         """Tensors of a record, by the function given.
