@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from harness.numerics.codec import decode, encode
-from harness.numerics.formats import FORMATS, Format, find_format
-from harness.numerics.quantize import Quantized, quantize
+from harness.numerics.codec import decode, encode, round_trip
+from harness.numerics.formats import ALIASES, FORMATS, Format, find_format
+from harness.numerics.packing import pack, unpack
+from harness.numerics.quantize import quantize
+from harness.numerics.quantized import Quantized
 
 __all__ = [
+    "ALIASES",
     "FORMATS",
     "Format",
     "Quantized",
     "decode",
     "encode",
     "find_format",
+    "pack",
     "quantize",
+    "round_trip",
+    "unpack",
 ]

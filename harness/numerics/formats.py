@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Format:
 
     name: str
     kind: Literal["float", "int", "table", "scale", "block"]
+    #: Bits of one element.
     bits: int
     exponent: int = 0
     mantissa: int = 0
@@ -39,7 +40,7 @@ class Format:
     #: negative zero; none: every code is a number.
     specials: Specials = "none"
     signed: bool = True
-    #: Values by code, for formats that are a table.
+    #: Values by code, ascending, for formats that are a table.
     values: tuple[float, ...] = ()
     #: Element format of a block format.
     element: str = ""
@@ -47,69 +48,81 @@ class Format:
     block: int = 0
     #: Format of the block's scale.
     scale: str = ""
-    #: Scale rule when none is asked for.
-    rule: str = ""
+    #: Scale rule when none is asked for (see `harness.numerics.scales`).
+    rule: str = "amax"
 
     @cached_property
-    def decoded(self) -> np.ndarray:
+    def decoded(self) -> np.ndarray[Any, np.dtype[Any]]:
         """float32 value of every code, in order of code."""
-        return np.array([decode_scalar(self, code) for code in range(1 << self.bits)])
+        from harness.numerics.reference import decode_scalar
 
-    @property
+        values = [decode_scalar(self, code) for code in range(1 << self.bits)]
+        table = np.array(values, dtype=np.float32)
+        table.setflags(write=False)
+        return table
+
+    @cached_property
     def max(self) -> float:
         """Largest finite value of an element."""
         if self.kind == "block":
             return FORMATS[self.element].max
         if self.kind == "int":
             return float(2 ** (self.bits - self.signed) - 1)
-        finite = self.decoded[np.isfinite(self.decoded)]
-        return float(finite.max())
+        if self.kind == "table":
+            return self.values[-1]
+        if self.kind == "scale":
+            return 2.0**127
+        code = self.largest_code
+        steps = (code & ((1 << self.mantissa) - 1)) + (1 << self.mantissa)
+        exponent = (code >> self.mantissa) - self.bias - self.mantissa
+        return float(np.ldexp(steps, exponent))
 
-    @property
+    @cached_property
     def min(self) -> float:
         """Smallest positive value of an element."""
         if self.kind == "block":
             return FORMATS[self.element].min
         if self.kind == "int":
             return 1.0
-        return float(self.decoded[self.decoded > 0].min())
+        if self.kind == "table":
+            return min(v for v in self.values if v > 0)
+        if self.kind == "scale":
+            return 2.0**-127
+        return float(2.0 ** (self.emin - self.mantissa))
 
     @property
     def emin(self) -> int:
         """Exponent of the smallest normal value of a float element."""
         return 1 - self.bias
 
-    @property
+    @cached_property
     def emax(self) -> int:
         """Exponent of the largest finite value of an element."""
         return int(np.floor(np.log2(self.max)))
 
+    @property
+    def largest_code(self) -> int:
+        """Code of the largest finite magnitude of a float element."""
+        if self.specials == "ieee":
+            return (((1 << self.exponent) - 1) << self.mantissa) - 1
+        return (1 << (self.bits - 1)) - (2 if self.specials == "fn" else 1)
 
-def decode_scalar(fmt: Format, code: int) -> float:
-    """The value of one code, written for reading."""
-    if fmt.kind == "table":
-        return fmt.values[code]
-    if fmt.kind == "int":
-        wraps = fmt.signed and code >= 1 << (fmt.bits - 1)
-        return float(code - (1 << fmt.bits) if wraps else code)
-    if fmt.kind == "scale":
-        return float("nan") if code == 255 else float(np.ldexp(1.0, code - 127))
-    sign = -1.0 if code >> (fmt.bits - 1) else 1.0
-    magnitude = code & ((1 << (fmt.bits - 1)) - 1)
-    exponent, fraction = (
-        magnitude >> fmt.mantissa,
-        magnitude & ((1 << fmt.mantissa) - 1),
-    )
-    if fmt.specials == "fnuz" and sign < 0 and magnitude == 0:
-        return float("nan")
-    if fmt.specials == "fn" and magnitude == (1 << (fmt.bits - 1)) - 1:
-        return float("nan")
-    if fmt.specials == "ieee" and exponent == (1 << fmt.exponent) - 1:
-        return sign * float("inf") if fraction == 0 else float("nan")
-    if exponent == 0:
-        return sign * float(np.ldexp(fraction, fmt.emin - fmt.mantissa))
-    significand = fraction + (1 << fmt.mantissa)
-    return sign * float(np.ldexp(significand, exponent - fmt.bias - fmt.mantissa))
+    @property
+    def nan_code(self) -> int | None:
+        """Code of the positive quiet NaN without payload; None: there is no NaN."""
+        if self.kind == "scale":
+            return 255
+        if self.kind != "float" or self.specials == "none":
+            return None
+        if self.specials == "fnuz":
+            return 1 << (self.bits - 1)
+        quiet = 1 << (self.mantissa - 1) if self.specials == "ieee" else 0
+        return self.largest_code + 1 + quiet
+
+    @property
+    def inf_code(self) -> int | None:
+        """Code of positive infinity; None: there is no infinity."""
+        return self.largest_code + 1 if self.specials == "ieee" else None
 
 
 #: Quantiles of a normal distribution, scaled to [-1, 1] (Dettmers et al. 2023).
@@ -142,6 +155,8 @@ def _float(name: str, e: int, m: int, bias: int, specials: Specials) -> Format:
         mantissa=m,
         bias=bias,
         specials=specials,
+        # 16-bit floats have range enough: they are cast, not scaled.
+        rule="unit" if 1 + e + m == 16 else "amax",
     )
 
 
@@ -169,7 +184,7 @@ _ELEMENTS: Final[dict[str, Format]] = {
         _float("fp4_e2m1", 2, 1, 1, "none"),
         _float("fp16", 5, 10, 15, "ieee"),
         _float("bf16", 8, 7, 127, "ieee"),
-        Format(name="fp8_e8m0", kind="scale", bits=8, signed=False),
+        Format(name="fp8_e8m0", kind="scale", bits=8, signed=False, rule="unit"),
         Format(name="nf4", kind="table", bits=4, values=_NF4),
         Format(name="int8", kind="int", bits=8),
         Format(name="int4", kind="int", bits=4),
@@ -191,15 +206,39 @@ FORMATS: Final[dict[str, Format]] = _ELEMENTS | {
     )
 }
 
+#: Other names that the field uses for formats of the catalogue.
+ALIASES: Final[dict[str, str]] = {
+    "mxfp8": "mxfp8_e4m3",
+    "mxfp4_e2m1": "mxfp4",
+    "fp8_e4m3fn": "fp8_e4m3",
+    "e8m0": "fp8_e8m0",
+}
+
 
 def find_format(name: str) -> Format:
-    """The format of that name.
+    """The format of that name or alias.
 
     Raises:
         NumericsError: there is none; says which one was probably meant.
     """
-    if name in FORMATS:
-        return FORMATS[name]
-    close = difflib.get_close_matches(str(name), FORMATS, n=1)
+    if isinstance(name, str):
+        known = FORMATS.get(ALIASES.get(name, name))
+        if known is not None:
+            return known
+    close = difflib.get_close_matches(str(name), [*FORMATS, *ALIASES], n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(FORMATS)}"
     raise NumericsError(f"unknown format {name!r}; {hint}")
+
+
+def element_format(name: str) -> Format:
+    """The format, if it is an element format.
+
+    Raises:
+        NumericsError: unknown, or a block format.
+    """
+    fmt = find_format(name)
+    if fmt.kind == "block":
+        raise NumericsError(
+            f"{name} is a block format: use quantize(), or its element {fmt.element!r}"
+        )
+    return fmt

@@ -2,93 +2,36 @@
 
 `axis` is the direction along which values share a scale. For an element format:
 `None`, one scale for all; `-1`, one a row; `(1, 2, 3)`, one an output channel of a
-convolution; with `block`, one for each run of `block` values along the axis. For a
-block format the blocks run along `axis`; a tail that does not fill a block is a
-smaller block.
+convolution; with `block=n`, one for each run of n values along the axis; with
+`block=(m, n)`, one for each box of the last two axes. For a block format the blocks
+run along `axis`; a tail that does not fill a block is a smaller block.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Any, Final
 
 import numpy as np
 
 from harness.errors import NumericsError
-from harness.numerics.codec import (
-    Overflow,
-    as_numpy,
-    decode,
-    element_format,
-    encode,
-    floating,
+from harness.numerics import engine
+from harness.numerics.arrays import Array, Back, as_numpy, floating
+from harness.numerics.codec import check_rules
+from harness.numerics.formats import Format, element_format, find_format
+from harness.numerics.grid import Axis, Block, Grid, make_grid
+from harness.numerics.quantized import Quantized
+from harness.numerics.rounding import Overflow, Rounding
+from harness.numerics.scales import (
+    check_rule,
+    element_scales,
+    mx_scales,
+    nvfp4_block_scales,
+    nvfp4_tensor_scale,
+    range_scales,
 )
-from harness.numerics.formats import Format, find_format
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Axis = int | tuple[int, ...] | None
-
-#: OCP MX v1.0 section 6.3 is "floor"; the others are what vendors do.
-_MX_RULES: Final = ("floor", "ceil", "rceil", "even")
-_NV_RULES: Final = ("amax", "no_global")
-
-
-@dataclass(frozen=True, eq=False)
-class Quantized:
-    """Codes with their scales.
-
-    Attributes:
-        codes: one code an entry, in the shape of the tensor.
-        scales: float32, broadcastable against the codes once repeated over a block.
-        global_scale: NVFP4's float32 scale of the whole tensor, else 1.
-        format: name of the format.
-        axis: as given.
-        block: elements that share a scale along the axis; 0: the whole axis.
-        shape: shape of the tensor.
-        rule: the scale rule that was used.
-    """
-
-    codes: Any
-    scales: Any
-    global_scale: float
-    format: str
-    axis: Axis
-    block: int
-    shape: tuple[int, ...]
-    rule: str
-
-    @property
-    def element(self) -> str:
-        """The element format's name."""
-        fmt = find_format(self.format)
-        return fmt.element if fmt.kind == "block" else fmt.name
-
-    def expanded_scales(self) -> Array:
-        """float32 scale of every element, the global scale included."""
-        scales, _ = as_numpy(self.scales)
-        product = (scales * np.float32(self.global_scale)).astype(np.float32)
-        if not self.block:
-            return np.broadcast_to(product, self.shape)
-        assert isinstance(self.axis, int)  # sanity check
-        repeated = np.repeat(product, self.block, axis=self.axis)
-        index = [slice(None)] * len(self.shape)
-        index[self.axis] = slice(0, self.shape[self.axis])
-        return repeated[tuple(index)]
-
-    def dequantize(self) -> Any:
-        """float32 values in the tensor's shape, on the tensor's device."""
-        codes, back = as_numpy(self.codes)
-        values: Array = decode(codes, self.element)
-        return back((values * self.expanded_scales()).astype(np.float32))
-
-    def pack(self) -> bytes:
-        """Codes as hardware stores them: C order, two 4-bit codes a byte, low first."""
-        codes, _ = as_numpy(self.codes)
-        flat = np.ascontiguousarray(codes).reshape(-1)
-        if find_format(self.element).bits != 4:
-            return flat.tobytes()
-        padded = np.append(flat, np.uint8(0)) if flat.size % 2 else flat
-        return (padded[0::2] | (padded[1::2] << 4)).astype(np.uint8).tobytes()
+_NORMAL_SCALE: Final = 2.0**-6
 
 
 def quantize(
@@ -96,164 +39,235 @@ def quantize(
     format: str,  # noqa: A002 - the field's word
     *,
     axis: Axis = -1,
-    block: int | None = None,
+    block: Block | None = None,
     scale: Any = None,
     global_scale: float | None = None,
+    zero_point: Any = None,
     rule: str | None = None,
+    rounding: Rounding = "nearest_even",
     overflow: Overflow = "saturate",
+    symmetric: bool = True,
+    seed: int | None = None,
 ) -> Quantized:
     """Quantize a tensor.
 
-    An all-zero group gets the scale 1. Non-finite values do not take part in a scale;
-    they are encoded as the element format can.
+    A value is divided by its scale in float32 (float64 values: in float64), and the
+    quotient is rounded to the element. An all-zero group has the scale 1 (MX: 2**-127,
+    NVFP4: the smallest E4M3 scale). Non-finite values do not take part in a scale. Inf
+    is an overflow of the element. NaN is the element's NaN; where the element has none
+    the scale of its group becomes NaN, so that the group decodes to NaN (OCP MX v1.0
+    section 6.2); with given scales it becomes zero.
 
     Args:
-        x: floating point values, NumPy or torch.
+        x: float16, bfloat16, float32 or float64 values, NumPy or torch, any layout.
         format: an element or block format's name.
         axis: direction along which values share a scale.
-        block: values that share a scale along the axis; None: the format's own.
+        block: values that share a scale along the axis; None: the format's own. Longer
+            than the axis: the whole axis.
         scale: given (static) scales instead of computed ones, broadcastable.
-        global_scale: NVFP4: the tensor's scale instead of amax / (6 * 448).
-        rule: scale rule; None: the format's default.
+        global_scale: NVFP4: the tensor's scale instead of a computed one.
+        zero_point: integers: given zero points, broadcastable; needs `scale`.
+        rule: scale rule, see `harness.numerics.scales`; None: the format's default.
+        rounding: see `encode`.
         overflow: see `encode`.
+        symmetric: integers: no zero point (uint8 and uint4: one in the middle, 128 or
+            8); False: zero points so that the codes cover the group's range.
+        seed: see `encode`.
 
     Raises:
-        NumericsError: unknown format or rule, axis out of range, bad block or scales.
+        NumericsError: unknown format, rule or mode; axis out of range; bad block,
+            scales or zero points; a float64 group whose scale leaves float32.
     """
     fmt = find_format(format)
+    element = element_format(fmt.element) if fmt.kind == "block" else fmt
+    check_rules(element, overflow, rounding, seed)
+    used = check_rule(fmt, rule)
     array, back = as_numpy(x)
-    values = floating(array).astype(np.float32, copy=False)
-    where = _axis(axis, values.ndim)
-    size = block if block is not None else fmt.block
-    if size < 0 or (size and not isinstance(where, int)):
-        raise NumericsError(f"block={size} with axis={axis}: blocks run along one axis")
-    amax = _amax(values, where, size)
-    if fmt.kind == "block":
-        scales, tensor_scale, used = _block_scales(fmt, amax, rule, global_scale)
+    array = floating(array)
+    _check_integer_options(element, zero_point, scale, symmetric=symmetric)
+    grid = make_grid(array.shape, axis, fmt.block if block is None else block)
+    if not array.size:
+        return _empty(array, grid, fmt, used, symmetric=symmetric, back=back)
+    view = grid.to_view(array)
+    given = None if scale is None else _given(scale, grid, "scale")
+    if given is None:
+        scales, tensor, points = _computed(
+            view, grid, fmt, used, global_scale, symmetric=symmetric
+        )
     else:
-        scales, tensor_scale, used = _scales(fmt, amax), 1.0, rule or "amax"
-    if scale is not None:
-        scales = _given(scale, scales.shape)
-    result = Quantized(
-        codes=None,
-        scales=scales,
-        global_scale=tensor_scale,
+        scales, points = given, _given_points(element, zero_point, grid)
+        tensor = 1.0 if global_scale is None else _positive(global_scale)
+    codes = engine.encode_scaled(
+        view,
+        grid,
+        scales,
+        tensor=tensor,
+        points=points,
+        element=element,
+        overflow=overflow,
+        rounding=rounding,
+        seed=seed,
+    )
+    return Quantized(
+        codes=back(grid.from_view(codes)),
+        scales=back(grid.scales_from_view(scales)),
+        global_scale=tensor,
+        zero_points=None if points is None else back(grid.scales_from_view(points)),
         format=fmt.name,
-        axis=where,
-        block=size,
-        shape=values.shape,
+        axis=grid.axis,
+        block=grid.block,
+        shape=array.shape,
         rule=used,
     )
-    element = fmt.element if fmt.kind == "block" else fmt.name
-    with np.errstate(over="ignore", invalid="ignore"):
-        ratio = values / result.expanded_scales()
-    codes = encode(ratio, element, overflow=overflow)
-    object.__setattr__(result, "codes", back(codes))
-    object.__setattr__(result, "scales", back(scales))
-    return result
 
 
-def _axis(axis: Axis, ndim: int) -> int | tuple[int, ...]:
-    """Axes counted from the front.
+def _empty(
+    array: Array,
+    grid: Grid,
+    fmt: Format,
+    rule: str,
+    *,
+    symmetric: bool,
+    back: Back,
+) -> Quantized:
+    """Nothing, quantized: every group that there is has the scale 1."""
+    plain = fmt.kind != "int" or (symmetric and fmt.signed)
+    points = None if plain else back(np.zeros(grid.scales_shape, np.int32))
+    return Quantized(
+        codes=back(np.zeros(array.shape, np.uint16 if fmt.bits == 16 else np.uint8)),
+        scales=back(np.ones(grid.scales_shape, np.float32)),
+        global_scale=1.0,
+        zero_points=points,
+        format=fmt.name,
+        axis=grid.axis,
+        block=grid.block,
+        shape=array.shape,
+        rule=rule,
+    )
+
+
+def _computed(
+    view: Array,
+    grid: Grid,
+    fmt: Format,
+    rule: str,
+    global_scale: float | None,
+    *,
+    symmetric: bool,
+) -> tuple[Array, float, Array | None]:
+    """Scales, the tensor's scale and zero points from the values; in the view."""
+    tensor = 1.0
+    points: Array | None = None
+    if fmt.kind == "int" and not symmetric:
+        low, high, poisoned = engine.extremes(view, grid)
+        scales, points = range_scales(fmt, low, high)
+    else:
+        amax, poisoned = engine.amax(view, grid)
+        if fmt.kind != "block":
+            scales = element_scales(fmt, amax, rule)
+            if fmt.kind == "int" and not fmt.signed:
+                points = np.full(scales.shape, 1 << (fmt.bits - 1), np.int32)
+        elif fmt.scale == "fp8_e8m0":
+            scales = mx_scales(element_format(fmt.element), amax, rule)
+        else:
+            scales, tensor = _nvfp4(
+                view, grid, fmt, amax, rule=rule, global_scale=global_scale
+            )
+    element = element_format(fmt.element) if fmt.kind == "block" else fmt
+    if poisoned is not None and element.nan_code is None:
+        scales = np.where(poisoned, np.float32(np.nan), scales)
+    return scales, tensor, points
+
+
+def _nvfp4(
+    view: Array,
+    grid: Grid,
+    fmt: Format,
+    amax: Array,
+    *,
+    rule: str,
+    global_scale: float | None,
+) -> tuple[Array, float]:
+    if global_scale is not None:
+        tensor = _positive(global_scale)
+    else:
+        tensor = nvfp4_tensor_scale(fmt, float(amax.max(initial=0.0)), rule)
+    smallest = _NORMAL_SCALE if rule == "normal" else 0.0
+    scales = nvfp4_block_scales(fmt, amax, tensor, smallest=smallest)
+    if rule == "4over6":
+        fours = nvfp4_block_scales(fmt, amax, tensor, top=4.0)
+        element = element_format(fmt.element)
+        better = engine.squared_error(
+            view, grid, fours, tensor, element
+        ) < engine.squared_error(view, grid, scales, tensor, element)
+        scales = np.where(better, fours, scales)
+    return scales, tensor
+
+
+def _positive(global_scale: float) -> float:
+    """A given tensor scale, as float32 holds it.
 
     Raises:
-        NumericsError: out of range.
+        NumericsError: not positive and finite.
     """
-    if axis is None:
-        return tuple(range(ndim))
-    given = (axis,) if isinstance(axis, int) else tuple(axis)
-    for entry in given:
-        if not -ndim <= entry < ndim:
-            raise NumericsError(f"axis={axis}, but the tensor has {ndim} dimensions")
-    counted = tuple(entry % ndim for entry in given)
-    return counted[0] if isinstance(axis, int) else counted
+    with np.errstate(over="ignore"):
+        value = float(np.float32(global_scale))
+    if not (math.isfinite(value) and value > 0):
+        raise NumericsError(
+            f"global_scale={global_scale}, but should be positive and fit float32"
+        )
+    return value
 
 
-def _amax(values: Array, axis: int | tuple[int, ...], block: int) -> Array:
-    """Largest finite magnitude of each group, dimensions kept."""
-    magnitude = np.abs(values)
-    if not np.isfinite(magnitude).all():
-        magnitude = np.where(np.isfinite(magnitude), magnitude, np.float32(0))
-    if not block:
-        return magnitude.max(axis=axis, keepdims=True, initial=0.0)
-    assert isinstance(axis, int)  # sanity check
-    length = values.shape[axis]
-    starts = np.arange(0, length, block)
-    if not starts.size:
-        shape = list(values.shape)
-        shape[axis] = 0
-        return np.zeros(shape, np.float32)
-    return np.maximum.reduceat(magnitude, starts, axis=axis)
+def _check_integer_options(
+    element: Format, zero_point: Any, scale: Any, *, symmetric: bool
+) -> None:
+    if element.kind != "int" and (zero_point is not None or not symmetric):
+        raise NumericsError(f"{element.name} has no zero points; only integers have")
+    if zero_point is not None and scale is None:
+        raise NumericsError("zero_point without scale: give both or neither")
+    if scale is not None and not symmetric and zero_point is None:
+        raise NumericsError("symmetric=False with a given scale needs a zero_point")
 
 
-def _scales(fmt: Format, amax: Array) -> Array:
-    """amax / max of the format, in float32; 1 for a group of zeros."""
-    largest = np.float32(fmt.max)
-    scales = (amax / largest).astype(np.float32)
-    # A subnormal amax may underflow to a zero scale, which would divide by zero.
-    return np.where(scales > 0, scales, np.float32(1))
-
-
-def _block_scales(
-    fmt: Format, amax: Array, rule: str | None, global_scale: float | None
-) -> tuple[Array, float, str]:
-    """Scales as the block format stores them, decoded, with the tensor's scale."""
-    element = element_format(fmt.element)
-    used = rule or fmt.rule
-    if fmt.scale == "fp8_e8m0":
-        if used not in _MX_RULES:
-            raise NumericsError(f"rule={used!r}, but should be one of {_MX_RULES}")
-        return _mx_scales(element, amax, used), 1.0, used
-    if used not in _NV_RULES:
-        raise NumericsError(f"rule={used!r}, but should be one of {_NV_RULES}")
-    scale_max = element_format(fmt.scale).max
-    tensor = 1.0
-    if global_scale is not None:
-        if not (np.isfinite(global_scale) and global_scale > 0):
-            raise NumericsError(f"global_scale={global_scale}, but should be positive")
-        tensor = float(np.float32(global_scale))
-    elif used == "amax":
-        largest = float(amax.max(initial=0.0))
-        tensor = float(np.float32(largest / (element.max * scale_max))) or 1.0
-    wanted = (amax / np.float32(element.max) / np.float32(tensor)).astype(np.float32)
-    scales: Array = decode(encode(wanted, fmt.scale), fmt.scale)
-    # A block whose scale rounds to zero keeps the smallest one, so nothing divides by
-    # zero and its values become zeros.
-    smallest = np.float32(element_format(fmt.scale).min)
-    return np.where(scales > 0, scales, smallest), tensor, used
-
-
-def _mx_scales(element: Format, amax: Array, rule: str) -> Array:
-    """Powers of two; E8M0 holds 2**-127 to 2**127. A block of zeros gets 2**-127."""
-    safe = np.where(amax > 0, amax, np.float32(1)).astype(np.float64)
-    fraction, exponent = np.frexp(safe)
-    if rule == "floor":
-        power = exponent - 1 - element.emax
-    elif rule in ("ceil", "rceil"):
-        fraction, exponent = np.frexp(safe / element.max)
-        power = np.where(fraction == 0.5, exponent - 1, exponent)
-    else:
-        # amax rounded to the element's mantissa first: a carry moves the exponent.
-        steps = 2.0 ** (element.mantissa + 1)
-        carried = np.rint(fraction * steps) >= steps
-        power = exponent - 1 + carried - element.emax
-    power = np.where(amax > 0, np.clip(power, -127, 127), -127)
-    return np.ldexp(1.0, power).astype(np.float32)
-
-
-def _given(scale: Any, shape: tuple[int, ...]) -> Array:
-    """Static scales, checked.
+def _given(scale: Any, grid: Grid, what: str) -> Array:
+    """Static scales in the view, checked.
 
     Raises:
         NumericsError: not positive and finite, or of a shape that does not fit.
     """
     array, _ = as_numpy(scale)
-    scales = np.asarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        scales = np.asarray(array, dtype=np.float32)
     if not (np.isfinite(scales).all() and (scales > 0).all()):
-        raise NumericsError("scales must be positive and finite")
+        raise NumericsError(f"{what} should be positive and finite in float32")
+    return _fitted(scales, grid, what)
+
+
+def _given_points(element: Format, zero_point: Any, grid: Grid) -> Array | None:
+    if element.kind != "int":
+        return None
+    if zero_point is None:
+        if element.signed:
+            return None
+        zero_point = 1 << (element.bits - 1)
+    array, _ = as_numpy(zero_point)
+    low = -(1 << (element.bits - 1)) if element.signed else 0
+    if array.dtype.kind not in "iu":
+        raise NumericsError(f"zero_point has dtype={array.dtype}, but should be whole")
+    if array.size and not (array.min() >= low and array.max() <= element.max):
+        raise NumericsError(
+            f"zero_point should lie in [{low}, {int(element.max)}] of {element.name}"
+        )
+    return _fitted(array.astype(np.int32), grid, "zero_point")
+
+
+def _fitted(array: Array, grid: Grid, what: str) -> Array:
     try:
-        return np.broadcast_to(scales, shape).copy()
+        fitted = np.broadcast_to(array, grid.scales_shape)
     except ValueError:
         raise NumericsError(
-            f"scale has shape {scales.shape}, but should broadcast to {shape}"
+            f"{what} has shape {array.shape}, but should broadcast to "
+            f"{grid.scales_shape}"
         ) from None
+    return grid.scales_to_view(fitted).copy()
