@@ -220,7 +220,7 @@ class QuantizedLayer(torch.nn.Module):
                 codes,
                 self.stored.codes.t(),
                 scale_a=scale,
-                scale_b=columns.contiguous(),
+                scale_b=columns,
                 out_dtype=_product_dtype(x),
             ).to(torch.float32)
         if self.bias is not None:
