@@ -114,7 +114,7 @@ def _example(given: Any, module: Any, spec: str) -> dict[str, np.ndarray[Any, An
         given = dict(zip(names, values, strict=False))
     arrays = {}
     for name, value in given.items():
-        array = np.array(value.detach().cpu() if hasattr(value, "detach") else value)
+        array = np.array(value.detach().numpy() if hasattr(value, "detach") else value)
         if array.dtype.kind not in "biuf":
             raise ModelError(
                 f"model={spec!r}: example input {name!r} is {type(value).__name__}, "

@@ -22,7 +22,8 @@ def read_npz(path: Path) -> dict[str, Array]:
         CasesError: missing, damaged, or it holds Python objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as data:
+        # Opened here, since np.load leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
     except FileNotFoundError:
         raise CasesError(f"{path}: no such file") from None

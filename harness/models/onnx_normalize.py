@@ -40,10 +40,11 @@ def normalize(
             brought to the opset needed.
     """
     import onnx
+    from onnx.inliner import inline_local_functions
 
     plain = onnx.ModelProto()
     if model.functions:
-        plain.CopyFrom(onnx.inliner.inline_local_functions(model))
+        plain.CopyFrom(inline_local_functions(model))
     else:
         plain.CopyFrom(model)
     constants_to_initializers(plain.graph)
