@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from harness.schemes.onnx_qdq import QuantizedModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_UINT8: Final = 2
+_FLOAT8: Final = (17, 18, 19, 20)
 
 #: ONNX element type of stored codes -> what is shown, and the elements it can hold.
 _STORED: Final[Mapping[int, tuple[str, tuple[str, ...]]]] = {
@@ -86,9 +88,11 @@ def _scales(tensor: onnx.TensorProto) -> Array:
     from onnx import numpy_helper
 
     if tensor.data_type == 1:
-        return numpy_helper.to_array(tensor)
-    codes = np.frombuffer(tensor.raw_data, dtype=np.uint8)
-    values: Array = decode(codes, "fp8_e4m3")
+        scales: Array = numpy_helper.to_array(tensor)
+        return scales
+    # E8M0 has no ONNX type at this opset: its codes are plain bytes.
+    stored = "fp8_e8m0" if tensor.data_type == _UINT8 else "fp8_e4m3"
+    values: Array = decode(np.frombuffer(tensor.raw_data, dtype=np.uint8), stored)
     return values
 
 
@@ -158,11 +162,25 @@ def _input_is_quantized(
     nodes: Mapping[str, onnx.NodeProto],
     operator: str,
 ) -> bool:
-    """Whether the operator's input is made by nodes of its own quantization."""
+    """Whether a rounding stands between the operator and whatever gives its input.
+
+    Walks back through the operator's own quantization nodes only: a rounding further
+    up belongs to another operator.
+    """
     node = nodes[operator]
     if node.op_type == "Identity":
         node = producers[node.input[0]]
-    return node.input[0].startswith(f"{operator}/quantized/")
+    waiting = [node.input[0]]
+    while waiting:
+        name = waiting.pop()
+        if not name.startswith(f"{operator}/quantized/") or name not in producers:
+            continue
+        found = producers[name]
+        to_float8 = found.op_type == "Cast" and attributes(found)["to"] in _FLOAT8
+        if found.op_type in ("QuantizeLinear", "Round") or to_float8:
+            return True
+        waiting.extend(found.input)
+    return False
 
 
 def _untouched(

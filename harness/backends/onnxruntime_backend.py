@@ -7,25 +7,37 @@ through a second session of the same model whose graph has more outputs.
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.backends.onnx_session import (
+    CUDA,
+    Optimization,
+    Settings,
+    assignment,
+    call,
+    device_of,
+    fp16_overflows,
+    open_session,
+    providers,
+)
 from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
     Outputs,
-    QuantizedTensor,
     Support,
 )
-from harness.errors import BackendError, MissingExtraError, UnsupportedError
+from harness.errors import (
+    BackendError,
+    MissingExtraError,
+    UnsupportedError,
+)
 from harness.models.types import Model
-from harness.schemes.apply import plan
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
@@ -36,17 +48,29 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_FLOAT16: Final = 10
-
 
 class OnnxRuntimeBackend:
-    """The CPU provider; CUDA's where this build of ONNX Runtime and the machine have it."""
+    """The CPU provider, or CUDA's where this build and the machine have it.
 
-    name = "onnxruntime"
+    Args:
+        precision: of an unquantized model: "fp32", or "fp16" for storage in FP16.
+        name: registered under it; another configuration needs another name.
+        optimization: "all" is what users run; "off" runs the graph as it is built.
+        config: session configuration entries, e.g.
+            {"session.qdq_matmulnbits_accuracy_level": "1"}.
+    """
 
-    def __init__(self, precision: str = "fp32") -> None:
-        #: Precision of an unquantized model: "fp16" or "fp32".
+    def __init__(
+        self,
+        precision: str = "fp32",
+        *,
+        name: str = "onnxruntime",
+        optimization: Optimization = "all",
+        config: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
         self.precision = precision
+        self.settings = Settings(optimization, tuple((config or {}).items()))
 
     def probe(self) -> Availability:
         """Whether onnxruntime and onnx are installed, and what they run on."""
@@ -55,19 +79,29 @@ class OnnxRuntimeBackend:
                 error = MissingExtraError(package, "onnxruntime")
                 return Availability(available=False, reason=str(error))
         try:
-            provider = _providers()[0]
+            provider = providers()[0]
         except Exception as error:  # noqa: BLE001 - a broken install must not raise here
             return Availability(available=False, reason=f"does not import: {error}")
         return Availability(
-            available=True, version=version("onnxruntime"), device=_device(provider)
+            available=True, version=version("onnxruntime"), device=device_of(provider)
         )
 
     def supports(self, model: Model, scheme: Scheme) -> Support:
-        """Try to build the model: what cannot be expressed names its operator."""
-        if not any(
-            p.weights or p.activations for p in plan(scheme, model.operators()).values()
-        ):
-            return Support(supported=True, reason="the scheme quantizes no operator")
+        """Build one output channel of every operator: what cannot be expressed says so.
+
+        Scales that a static scheme is calibrated with later count as given.
+        """
+        from harness.schemes.onnx_qdq import expressible
+
+        operators = model.operators()
+        reasons = expressible(operators, scheme)
+        if reasons:
+            first, reason = next(iter(reasons.items()))
+            return Support(
+                supported=False,
+                reason=f"{first}: {reason} ({len(reasons)} of {len(operators)})",
+                operators=reasons,
+            )
         return Support(supported=True)
 
     def load(self, model: Model, scheme: Scheme | None) -> OnnxRuntimeSession:
@@ -75,12 +109,15 @@ class OnnxRuntimeBackend:
 
         Raises:
             UnsupportedError: ONNX Runtime has no kernel, or the format no expression.
+            BackendError: the model does not load, or runs elsewhere than asked for.
         """
         if scheme is None:
-            return OnnxRuntimeSession(self._unquantized(model), self.precision)
+            built = self._unquantized(model)
+            return OnnxRuntimeSession(built, self.precision, settings=self.settings)
         from harness.schemes.onnx_qdq import build
 
-        return OnnxRuntimeSession(build(model.onnx(), scheme), "fp32", scheme)
+        built = build(model.onnx(), scheme)
+        return OnnxRuntimeSession(built, "fp32", scheme, settings=self.settings)
 
     def _unquantized(self, model: Model) -> QuantizedModel:
         from harness.models.onnx_operators import find_operators
@@ -95,18 +132,6 @@ class OnnxRuntimeBackend:
             )
         observed = {e.name: (e.input, e.output) for e in find_operators(proto)}
         return QuantizedModel(proto, observed, {}, {})
-
-
-def _providers() -> list[str]:
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    return [name for name in wanted if name in available]
-
-
-def _device(provider: str) -> str:
-    return {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}[provider]
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -139,28 +164,49 @@ class OnnxRuntimeSession:
         built: the model and where its operators are.
         precision: what an unquantized model was stored in.
         scheme: None for the reference.
+        settings: beyond ONNX Runtime's defaults.
     """
 
     def __init__(
-        self, built: QuantizedModel, precision: str, scheme: Scheme | None = None
+        self,
+        built: QuantizedModel,
+        precision: str,
+        scheme: Scheme | None = None,
+        *,
+        settings: Settings | None = None,
     ) -> None:
         self._built = built
         self._precision = precision
         self._scheme = scheme
+        self._settings = settings or Settings()
         self._bytes = built.proto.SerializeToString()
-        self._plain = _session(self._bytes)
+        self._plain = open_session(self._bytes, self._settings)
+        #: Provider -> how many nodes it was given; empty when this build cannot say.
+        self.assignment = assignment(self._plain)
         self._capturing: dict[tuple[str, ...], onnxruntime.InferenceSession] = {}
         self._outputs = [value.name for value in self._plain.get_outputs()]
         self._inputs = [value.name for value in self._plain.get_inputs()]
+        self._providers = self._plain.get_providers()
+        self._closed = False
 
     def run(
         self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()
     ) -> Outputs:
-        """Run once; with captures, in the session that shows them."""
+        """Run once; with captures, in the session that shows them.
+
+        Raises:
+            BackendError: closed, an input is missing, or ONNX Runtime refuses them.
+        """
+        missing = sorted(set(self._inputs) - set(inputs))
+        if self._closed or missing:
+            raise BackendError(
+                f"onnxruntime: the session is closed={self._closed}, inputs missing="
+                f"{missing}, but should be open with inputs {self._inputs}"
+            )
         feeds = {name: np.ascontiguousarray(inputs[name]) for name in self._inputs}
         if not capture:
             start = time.perf_counter()
-            values = self._plain.run(None, feeds)
+            values = call(self._plain, None, feeds)
             seconds = time.perf_counter() - start
             return Outputs(
                 dict(zip(self._outputs, values, strict=True)), {"run": seconds}
@@ -176,7 +222,7 @@ class OnnxRuntimeSession:
         session = self._capturing[names]
         wanted = [value.name for value in session.get_outputs()]
         start = time.perf_counter()
-        values = dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True))
+        values = dict(zip(wanted, call(session, wanted, feeds), strict=True))
         seconds = time.perf_counter() - start
         arrays = {name: values[name] for name in self._outputs}
         for name in names:
@@ -195,34 +241,52 @@ class OnnxRuntimeSession:
         have = {value.name for value in model.graph.output}
         for name in sorted(set(tensors) - have):
             model.graph.output.append(onnx.ValueInfoProto(name=name))
-        return _session(model.SerializeToString())
+        return open_session(model.SerializeToString(), self._settings)
 
     def close(self) -> None:
-        """Drop the sessions."""
-        self._capturing.clear()
-        del self._plain
+        """Drop the sessions; closing twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._capturing.clear()
+            del self._plain
 
     def arithmetic(self) -> Arithmetic:
-        """float32 throughout: Q/DQ decode to it, and MatMul and Conv compute in it."""
+        """float32 throughout: Q/DQ decode to it, and MatMul and Conv compute in it.
+
+        CUDA's MatMul and Conv round their inputs to TF32 unless told otherwise.
+        """
+        on_cuda = CUDA in self.assignment or self._providers[0] == CUDA
+        accumulate = "tf32" if on_cuda else "fp32"
+        packed = [name for name, tensor in self._built.weights.items() if not tensor]
         if self._scheme is None:
             detail = f"weights stored in {self._precision}, computed in fp32"
-        elif any(not tensor for tensor in self._built.weights.values()):
-            detail = "MatMulNBits on packed INT4, fp32 arithmetic"
+        elif packed:
+            detail = f"MatMulNBits on packed INT4: {len(packed)} operators"
         else:
             detail = "low-precision weights decoded in the graph, fp32 arithmetic"
-        return Arithmetic(execution="emulated", detail=detail)
+        others = len(self._built.weights) - len(packed)
+        return Arithmetic(
+            accumulate=accumulate,
+            execution="emulated" if not packed else "mixed" if others else "native",
+            detail=f"{detail}; {self._where()}",
+        )
+
+    def _where(self) -> str:
+        """Providers with the number of nodes that each was given."""
+        if not self.assignment:
+            return f"providers {', '.join(self._providers)}"
+        return ", ".join(f"{name} {n} nodes" for name, n in self.assignment.items())
 
     def precision_report(self) -> dict[str, Any]:
         """What this precision really was, as a probe found it."""
         overflowed = fp16_overflows()
+        fp16 = self._precision == "fp16"
         return {
             "stored": self._precision,
             "computed": "fp32",
             "probe": "x * 300 * 300 / 300 / 300 in an FP16 graph, x = 1",
             "overflowed": overflowed,
-            "statement": "FP16 storage, FP32 arithmetic"
-            if self._precision == "fp16"
-            else "FP32",
+            "statement": "FP16 storage, FP32 arithmetic" if fp16 else "FP32",
         }
 
     def artifact(self) -> Artifact:
@@ -231,53 +295,3 @@ class OnnxRuntimeSession:
 
         assert self._scheme is not None  # sanity check
         return read_artifact(self._bytes, self._built, self._scheme)
-
-
-def _session(data: bytes) -> onnxruntime.InferenceSession:
-    """A session in the default configuration, but for what the user set.
-
-    Raises:
-        UnsupportedError: there is no kernel for a node.
-        BackendError: the model does not load.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    threads = os.environ.get("QUANTHARNESS_THREADS")
-    if threads:
-        options.intra_op_num_threads = int(threads)
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=_providers())
-    except Exception as error:
-        text = " ".join(str(error).split())[:400]
-        if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
-            raise UnsupportedError(f"onnxruntime has no kernel: {text}") from None
-        raise BackendError(f"onnxruntime does not load the model: {text}") from None
-
-
-def fp16_overflows() -> bool:
-    """Whether 300 * 300 in an FP16 graph gives Inf, as FP16 arithmetic must."""
-    from onnx import TensorProto, helper
-
-    nodes, last = [], "x"
-    factor = helper.make_tensor(
-        "f", TensorProto.FLOAT16, [], np.array([300.0], np.float16)
-    )
-    for index, kind in enumerate(("Mul", "Mul", "Div", "Div")):
-        nodes.append(helper.make_node(kind, [last, "f"], [f"y{index}"]))
-        last = f"y{index}"
-    graph = helper.make_graph(
-        nodes,
-        "probe",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, [1])],
-        [helper.make_tensor_value_info(last, TensorProto.FLOAT16, [1])],
-        [factor],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10
-    )
-    found = _session(model.SerializeToString()).run(
-        None, {"x": np.ones(1, np.float16)}
-    )[0]
-    return bool(np.isinf(found).any())

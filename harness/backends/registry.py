@@ -146,7 +146,8 @@ def _import(spec: str) -> ModuleType:
             raise PluginError(f"--plugin {spec}: no such file")
         name = f"quantharness_plugin_{path.stem}"
         found = importlib.util.spec_from_file_location(name, path)
-        assert found is not None and found.loader is not None  # sanity check
+        assert found is not None  # sanity check
+        assert found.loader is not None  # sanity check
         module = importlib.util.module_from_spec(found)
         sys.modules[name] = module
         found.loader.exec_module(module)

@@ -57,20 +57,21 @@ class Explained:
         found = sums.oracle(
             x, accumulate=self.arithmetic.accumulate, output=self.arithmetic.output
         )
-        observed = np.asarray(y, dtype=np.float64)
         self.work += found.exact.size * operator.reduction
         sums.elements += found.exact.size
         sums.signal += float(np.square(found.full).sum())
         sums.quantization += float(np.square(found.exact - found.full).sum())
-        sums.explained += found.explained_sq
+        observed = np.asarray(y, dtype=np.float64)
         if observed.shape != found.exact.shape:
             sums.residual = float("inf")
             return
-        wrong = ~np.isfinite(observed) & np.isfinite(found.exact)
-        sums.nonfinite += int(wrong.sum())
-        with np.errstate(invalid="ignore"):
-            residual = float(np.square(observed - found.exact).sum())
-        sums.residual += residual if np.isfinite(residual) else float("inf")
+        finite = np.isfinite(observed)
+        if not finite.all():
+            sums.nonfinite += int((~finite & np.isfinite(found.exact)).sum())
+            sums.residual = float("inf")
+        residual, explained = sums.oracle.against(found, observed)
+        sums.residual += residual
+        sums.explained += explained
 
     def result(self, execution: str = "") -> tuple[OperatorEvidence, ...]:
         """What was seen of every operator, in the order first seen."""

@@ -36,16 +36,23 @@ def plan_one(scheme: Scheme, operator: Operator) -> OperatorPlan:
     """What a scheme does to one operator."""
     for pattern in scheme.keep:
         if fnmatch.fnmatchcase(operator.name, pattern):
-            return OperatorPlan(False, False, f"kept by the scheme ({pattern!r})")
+            return _left_alone(f"kept by the scheme ({pattern!r})")
     blocked = any(
         tensor is not None and tensor.granularity == "block"
         for tensor in (scheme.weights, scheme.activations)
     )
     if blocked and operator.weight.shape[1] == 1:
-        return OperatorPlan(
-            False, False, "one input channel a group: no block along the channels"
-        )
+        return _left_alone("one input channel a group: no block along the channels")
     return OperatorPlan(scheme.weights is not None, scheme.activations is not None)
+
+
+def _left_alone(reason: str) -> OperatorPlan:
+    return OperatorPlan(weights=False, activations=False, reason=reason)
+
+
+def block_size(tensor: TensorScheme) -> int:
+    """Elements that share a scale along the reduction, under granularity `block`."""
+    return tensor.block or find_format(tensor.format).block
 
 
 def quantize_weight(operator: Operator, scheme: Scheme) -> Quantized:

@@ -27,7 +27,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
             name="fp8_e4m3",
             weights=_CHANNEL_FP8,
             activations=TensorScheme(format="fp8_e4m3", granularity="row"),
-            summary="FP8 E4M3: weights a scale a channel, activations dynamic a row",
+            summary="FP8 E4M3: weights a scale a channel, inputs dynamic a row",
         ),
         Scheme(
             name="fp8_e4m3_static",
@@ -35,7 +35,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
             activations=TensorScheme(
                 format="fp8_e4m3", granularity="tensor", dynamic=False
             ),
-            summary="FP8 E4M3: weights a scale a channel, activations one static scale",
+            summary="FP8 E4M3: weights a scale a channel, inputs one static scale",
         ),
         Scheme(
             name="fp8_weight_only",
@@ -46,7 +46,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
             name="mxfp8",
             weights=_blocks("mxfp8_e4m3"),
             activations=_blocks("mxfp8_e4m3"),
-            summary="OCP MXFP8 (E4M3): blocks of 32, floor rule, weights and activations",
+            summary="OCP MXFP8 (E4M3): blocks of 32, floor rule; weights, activations",
         ),
         Scheme(
             name="mxfp8_weight_only",
@@ -57,7 +57,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
             name="mxfp4",
             weights=_blocks("mxfp4"),
             activations=_blocks("mxfp4"),
-            summary="OCP MXFP4: blocks of 32, floor rule, weights and activations",
+            summary="OCP MXFP4: blocks of 32, floor rule; weights, activations",
         ),
         Scheme(
             name="mxfp4_weight_only",
@@ -82,7 +82,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
             name="int8",
             weights=_CHANNEL_INT8,
             activations=TensorScheme(format="int8", granularity="row"),
-            summary="INT8 symmetric: weights a scale a channel, activations dynamic a row",
+            summary="INT8 symmetric: weights a scale a channel, inputs dynamic a row",
         ),
         Scheme(
             name="int8_static",
@@ -90,7 +90,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
             activations=TensorScheme(
                 format="int8", granularity="tensor", dynamic=False
             ),
-            summary="INT8 symmetric: weights a scale a channel, activations one static",
+            summary="INT8 symmetric: weights a scale a channel, inputs one static",
         ),
         Scheme(
             name="int8_weight_only",

@@ -55,12 +55,14 @@ def _convolution(operator: Operator, x: Array, weight: Array) -> Array:
         )
         part = padded[(slice(None), slice(None), *window)]
         part = part.reshape(batch, groups, channels // groups, columns)
-        taps = grouped[(slice(None), slice(None), slice(None), *position)]
+        at: tuple[Any, ...] = (..., *position)
+        taps = grouped[at]
         if channels == groups:
             result += taps[None] * part
         else:
             result += np.matmul(taps[None], part)
-    return result.reshape(batch, out, *sizes)
+    whole: Array = result.reshape(batch, out, *sizes)
+    return whole
 
 
 def add_bias(operator: Operator, y: Array) -> Array:
@@ -70,4 +72,5 @@ def add_bias(operator: Operator, y: Array) -> Array:
     bias = operator.bias.astype(y.dtype)
     if operator.kind == "conv":
         bias = bias.reshape(1, -1, *([1] * (operator.weight.ndim - 2)))
-    return y + bias
+    result: Array = y + bias
+    return result

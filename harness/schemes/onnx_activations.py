@@ -9,6 +9,7 @@ the even integer, which on each spacing is the even code.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from harness.errors import UnsupportedError
 from harness.models.types import Operator
 from harness.numerics import FORMATS, find_format
-from harness.schemes.apply import static_scale
+from harness.schemes.apply import block_size, static_scale
 from harness.schemes.onnx_nodes import Nodes
 from harness.schemes.types import Scheme, TensorScheme
 
@@ -70,6 +71,10 @@ def _static(nodes: Nodes, tensor: TensorScheme, scale: float, x: str) -> str:
 
 
 def _dynamic(nodes: Nodes, operator: Operator, tensor: TensorScheme, x: str) -> str:
+    if tensor.rule not in (None, "amax"):
+        raise UnsupportedError(
+            f"activations with the scale rule {tensor.rule!r} on onnxruntime"
+        )
     if tensor.granularity == "tensor":
         axes: list[int] = []
     elif operator.kind == "linear":
@@ -127,47 +132,62 @@ def _blocks(
     fmt = find_format(tensor.format)
     if fmt.kind != "block":
         raise UnsupportedError(f"{tensor.format} activations in groups on onnxruntime")
-    size = tensor.block or fmt.block
-    length = operator.weight.shape[1] * operator.groups
-    count = -(-length // size)
+    blocks = _Blocks(
+        linear=operator.kind == "linear",
+        length=operator.weight.shape[1] * operator.groups,
+        size=block_size(tensor),
+    )
     shape = nodes.add("Shape", [x])
-    grouped = _split(nodes, operator, x, length, count, size)
+    grouped = blocks.split(nodes, x)
     axis = _i(nodes, [2], "axes")
     amax = nodes.add("ReduceMax", [nodes.add("Abs", [grouped]), axis], keepdims=1)
     if fmt.scale == "fp8_e8m0":
         scale = _power_of_two(nodes, amax, fmt.emax, tensor.rule or fmt.rule)
+    elif (tensor.rule or fmt.rule) != "amax":
+        raise UnsupportedError(
+            f"activations with the scale rule {tensor.rule!r} on onnxruntime"
+        )
     else:
-        scale = _nvfp4_scale(nodes, amax, float(static_scale(operator, scheme)))
+        scale = _nvfp4_scale(nodes, amax, _tensor_scale(nodes, operator, scheme, amax))
     ratio = nodes.add("Div", [grouped, scale])
     decoded = nodes.add("Mul", [_element(nodes, fmt.element, ratio), scale])
-    return _join(nodes, operator, decoded, shape, length, count * size)
+    return blocks.join(nodes, decoded, shape)
 
 
-def _split(
-    nodes: Nodes, operator: Operator, x: str, length: int, count: int, size: int
-) -> str:
-    """(rows, blocks, size) of a linear input; (N, blocks, size, positions) of a conv."""
-    padding = count * size - length
-    if operator.kind == "linear":
-        rows = nodes.add("Reshape", [x, _i(nodes, [-1, length], "shape")])
+@dataclass(frozen=True, kw_only=True)
+class _Blocks:
+    """A reduction axis cut into blocks, the last one filled up with zeros."""
+
+    linear: bool
+    length: int
+    size: int
+
+    @property
+    def count(self) -> int:
+        return -(-self.length // self.size)
+
+    def split(self, nodes: Nodes, x: str) -> str:
+        """(rows, blocks, size), or (N, blocks, size, positions) of a convolution."""
+        padding = self.count * self.size - self.length
+        # 0 keeps the batch axis; -1 is whatever is left.
+        flat_shape = [-1, self.length] if self.linear else [0, self.length, -1]
+        pads = [0, 0, 0, padding] if self.linear else [0, 0, 0, 0, padding, 0]
+        blocked = [self.count, self.size]
+        shape = [-1, *blocked] if self.linear else [0, *blocked, -1]
+        flat = nodes.add("Reshape", [x, _i(nodes, flat_shape, "shape")])
         if padding:
-            rows = nodes.add("Pad", [rows, _i(nodes, [0, 0, 0, padding], "pads")])
-        return nodes.add("Reshape", [rows, _i(nodes, [-1, count, size], "shape")])
-    flat = nodes.add("Reshape", [x, _i(nodes, [0, length, -1], "shape")])
-    if padding:
-        flat = nodes.add("Pad", [flat, _i(nodes, [0, 0, 0, 0, padding, 0], "pads")])
-    return nodes.add("Reshape", [flat, _i(nodes, [0, count, size, -1], "shape")])
+            flat = nodes.add("Pad", [flat, _i(nodes, pads, "pads")])
+        return nodes.add("Reshape", [flat, _i(nodes, shape, "shape")])
 
-
-def _join(
-    nodes: Nodes, operator: Operator, x: str, shape: str, length: int, padded: int
-) -> str:
-    wanted = [-1, padded] if operator.kind == "linear" else [0, padded, -1]
-    flat = nodes.add("Reshape", [x, _i(nodes, wanted, "shape")])
-    if padded != length:
-        cut = [_i(nodes, [0]), _i(nodes, [length]), _i(nodes, [1])]
-        flat = nodes.add("Slice", [flat, *cut])
-    return nodes.add("Reshape", [flat, shape])
+    def join(self, nodes: Nodes, x: str, shape: str) -> str:
+        """Undo `split`; `shape` is the tensor that holds the shape it had."""
+        padded = self.count * self.size
+        flat_shape = [-1, padded] if self.linear else [0, padded, -1]
+        flat = nodes.add("Reshape", [x, _i(nodes, flat_shape, "shape")])
+        if padded != self.length:
+            cut = [_i(nodes, [0]), _i(nodes, [self.length]), _i(nodes, [1])]
+            flat = nodes.add("Slice", [flat, *cut])
+        return nodes.add("Reshape", [flat, shape])
 
 
 def _power_of_two(nodes: Nodes, amax: str, emax: int, rule: str) -> str:
@@ -176,7 +196,8 @@ def _power_of_two(nodes: Nodes, amax: str, emax: int, rule: str) -> str:
         raise UnsupportedError(
             f"activations with the scale rule {rule!r} on onnxruntime"
         )
-    table = np.ldexp(1.0, np.arange(-127, 128)).astype(np.float32)
+    # Up to 2**127, then Inf, which no finite number reaches.
+    table = np.append(np.ldexp(1.0, np.arange(-127, 128)), np.inf).astype(np.float32)
     powers = nodes.constant(table, "powers")
     # Zero has no logarithm; it gets the smallest scale, as in numerics.
     safe = nodes.add("Max", [amax, _f(nodes, float(table[0]))])
@@ -185,7 +206,7 @@ def _power_of_two(nodes: Nodes, amax: str, emax: int, rule: str) -> str:
 
     def power(exponent: str) -> str:
         index = nodes.add("Add", [exponent, _int(nodes, 127)])
-        index = nodes.add("Clip", [index, _int(nodes, 0), _int(nodes, 254)])
+        index = nodes.add("Clip", [index, _int(nodes, 0), _int(nodes, 255)])
         return nodes.add("Gather", [powers, index])
 
     one = _int(nodes, 1)
@@ -201,9 +222,19 @@ def _int(nodes: Nodes, value: int) -> str:
     return nodes.constant(np.array(value, dtype=np.int32), "n")
 
 
-def _nvfp4_scale(nodes: Nodes, amax: str, tensor_scale: float) -> str:
+def _tensor_scale(nodes: Nodes, operator: Operator, scheme: Scheme, amax: str) -> str:
+    """NVFP4's scale of the whole tensor: calibrated, or from all of its blocks."""
+    tensor = scheme.activations
+    assert tensor is not None  # sanity check
+    if not tensor.dynamic:
+        return _f(nodes, float(static_scale(operator, scheme)), "tensor_scale")
+    largest = FORMATS["fp4_e2m1"].max * FORMATS["fp8_e4m3"].max
+    every = nodes.add("ReduceMax", [amax], keepdims=0)
+    return _positive(nodes, nodes.add("Div", [every, _f(nodes, largest)]), 1.0)
+
+
+def _nvfp4_scale(nodes: Nodes, amax: str, by_tensor: str) -> str:
     """E4M3 block scale times the tensor's scale."""
-    by_tensor = _f(nodes, tensor_scale, "tensor_scale")
     wanted = nodes.add("Div", [amax, _f(nodes, FORMATS["fp4_e2m1"].max)])
     wanted = nodes.add("Div", [wanted, by_tensor])
     codes = nodes.add("Cast", [wanted], to=FP8_TYPES["fp8_e4m3"], saturate=1)

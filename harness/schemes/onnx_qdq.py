@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.errors import UnsupportedError
 from harness.models.onnx_operators import (
     OnnxOperator,
     find_operators,
@@ -75,6 +77,25 @@ def build(model: onnx.ModelProto, scheme: Scheme) -> QuantizedModel:
         model.opset_import.add(domain="com.microsoft", version=1)
     transposed = frozenset(entry.name for entry in entries if entry.transposed)
     return QuantizedModel(model, observed, weights, plans, transposed)
+
+
+def expressible(operators: Sequence[Operator], scheme: Scheme) -> dict[str, str]:
+    """Operators that these nodes cannot express under a scheme, and why."""
+    reasons = {}
+    for operator in operators:
+        # Kept operators keep their names, so the plan is the whole operator's.
+        plan = plan_one(scheme, operator)
+        small = dataclasses.replace(operator, weight=operator.weight[:1], bias=None)
+        ready = dataclasses.replace(scheme, calibration={operator.name: 1.0})
+        nodes = Nodes(operator.name)
+        try:
+            if plan.activations:
+                quantize_input(nodes, operator, ready, "x")
+            if plan.weights:
+                store_weight(nodes, small, scheme, transposed=False)
+        except UnsupportedError as error:
+            reasons[operator.name] = str(error)
+    return reasons
 
 
 def _quantize(

@@ -8,8 +8,8 @@ import numpy as np
 
 from harness.errors import UnsupportedError
 from harness.models.types import Operator
-from harness.numerics import FORMATS, Quantized, find_format
-from harness.schemes.apply import quantize_weight
+from harness.numerics import FORMATS, Quantized, encode, find_format
+from harness.schemes.apply import block_size, quantize_weight
 from harness.schemes.onnx_activations import FP8_TYPES
 from harness.schemes.onnx_nodes import Nodes
 from harness.schemes.types import Scheme
@@ -35,8 +35,10 @@ def store_weight(
         UnsupportedError: a format that these nodes do not express.
     """
     quantized = quantize_weight(operator, scheme)
-    if quantized.block:
-        decoded = _blocks(nodes, quantized)
+    tensor = scheme.weights
+    assert tensor is not None  # sanity check
+    if tensor.granularity == "block":
+        decoded = _blocks(nodes, quantized, block_size(tensor))
         return nodes.add("Transpose", [decoded], perm=[1, 0]) if transposed else decoded
     return _scaled(nodes, quantized, transposed)
 
@@ -61,21 +63,16 @@ def _codes(nodes: Nodes, fmt: str, codes: Array) -> str:
     raise UnsupportedError(f"{fmt} weights with one scale a channel on onnxruntime")
 
 
-def _blocks(nodes: Nodes, quantized: Quantized) -> str:
+def _blocks(nodes: Nodes, quantized: Quantized, size: int) -> str:
     """(out, in, ...) split into blocks of `in`, decoded, scaled and joined again."""
     out, length, *rest = quantized.shape
-    size = quantized.block
     count = -(-length // size)
     padding = [(0, 0), (0, count * size - length), *[(0, 0)] * len(rest)]
     codes = np.pad(quantized.codes, padding)
     # The block's elements last, so that two neighbours share a byte.
     split = np.moveaxis(codes.reshape(out, count, size, *rest), 2, -1)
     values = _decode(nodes, quantized.element, np.ascontiguousarray(split))
-    scale = (quantized.scales * np.float32(quantized.global_scale)).astype(np.float32)
-    if find_format(quantized.format).scale == "fp8_e4m3":
-        by = _nvfp4_scales(nodes, quantized)
-    else:
-        by = nodes.constant(scale[..., None], "weight_scale")
+    by = _block_scales(nodes, quantized)
     scaled = nodes.add("Mul", [values, by])
     if rest:
         order = [0, 1, 2 + len(rest), *range(2, 2 + len(rest))]
@@ -88,13 +85,24 @@ def _blocks(nodes: Nodes, quantized: Quantized) -> str:
     return nodes.add("Slice", [joined, *cut])
 
 
-def _nvfp4_scales(nodes: Nodes, quantized: Quantized) -> str:
-    """E4M3 scales as such, times the tensor's float32 scale."""
-    from harness.numerics import encode
+def _block_scales(nodes: Nodes, quantized: Quantized) -> str:
+    """Scales as the format stores them, decoded to float32.
 
-    codes = np.ascontiguousarray(encode(quantized.scales[..., None], "fp8_e4m3"))
-    stored = nodes.raw(codes.tobytes(), 17, codes.shape, "weight_scale")
-    scale = nodes.add("Cast", [stored], to=_FLOAT)
+    E4M3 (times the tensor's float32 scale) by a cast; E8M0 by a table, because its
+    ONNX type came later than the opset; groups of integers have float32 scales.
+    """
+    stored = find_format(quantized.format).scale
+    scales = np.ascontiguousarray(quantized.scales[..., None])
+    if not stored:
+        return nodes.constant(scales, "weight_scale")
+    if stored == "fp8_e8m0":
+        codes = nodes.constant(encode(scales, stored), "weight_scale")
+        index = nodes.add("Cast", [codes], to=_INT32)
+        table = FORMATS[stored].decoded.astype(np.float32)
+        return nodes.add("Gather", [nodes.constant(table, "scale_table"), index])
+    data = encode(scales, stored).tobytes()
+    code = nodes.raw(data, FP8_TYPES[stored], scales.shape, "weight_scale")
+    scale = nodes.add("Cast", [code], to=_FLOAT)
     tensor = np.array(quantized.global_scale, dtype=np.float32)
     return nodes.add("Mul", [scale, nodes.constant(tensor, "weight_tensor_scale")])
 
@@ -111,8 +119,10 @@ def _decode(nodes: Nodes, element: str, codes: Array) -> str:
         raise UnsupportedError(f"{element} weights in blocks on onnxruntime")
     packed = (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
     stored = nodes.constant(np.ascontiguousarray(packed), "weight_codes")
-    low = nodes.add("BitwiseAnd", [stored, nodes.constant(np.uint8(15), "mask")])
-    four = nodes.constant(np.uint8(4), "four")
+    low = nodes.add(
+        "BitwiseAnd", [stored, nodes.constant(np.array(15, np.uint8), "mask")]
+    )
+    four = nodes.constant(np.array(4, np.uint8), "four")
     high = nodes.add("BitShift", [stored, four], direction="RIGHT")
     last = nodes.constant(np.array([-1], np.int64), "axis")
     pair = [nodes.add("Unsqueeze", [half, last]) for half in (low, high)]
@@ -132,8 +142,9 @@ def int4_matmul(
     INT8, which the scheme does not say.
     """
     quantized = quantize_weight(operator, scheme)
+    assert scheme.weights is not None  # sanity check
+    size = block_size(scheme.weights)
     rows, length = quantized.shape
-    size = quantized.block
     count = -(-length // size)
     signed = quantized.codes.astype(np.int16)
     # Two's complement to an offset of 8, which is the operator's default zero point.

@@ -1,27 +1,29 @@
-r"""The oracle of one operator: what a faultless backend would compute, and how far a
-faultless backend may be from it.
+r"""The oracle of one operator, and how far a faithful backend may be from it.
 
-**What is computed.** Input and weight are quantized exactly as the scheme says, decoded,
-multiplied and summed in float64.
+**What is computed.** Input and weight are quantized exactly as the scheme says,
+decoded, multiplied and summed in float64.
 
 **What a faithful backend may differ by.** Three things, as an expected sum of squares:
 
 *Accumulation.* Summing K products in arithmetic of unit roundoff u, in some order,
 gives the error \sum_i d_i S_i with partial sums S_i and rounding errors d_i that are
 modelled, as in Higham & Mary (2019), as independent, of mean 0 and at most u in size:
-variance u^2/3. Over all orders, the mean of S_i^2 is (i/K)^2 S^2 + (i/K)(1 - i/K) P, with S
-the sum and P the sum of the squared products; summed over i that is K S^2/3 + K P/6.
-So E[e^2] = u^2/3 (K S^2/3 + K P/6). Summing in blocks or pairs gives less. Decoding input
-and weight and multiplying them rounds each product three times: u^2 P more.
+variance u^2/3. Over all orders, the mean of S_i^2 is (i/K)^2 S^2 + (i/K)(1 - i/K) P,
+with S the sum and P the sum of the squared products; summed over i that is
+K S^2/3 + K P/6. So E[e^2] = u^2/3 (K S^2/3 + K P/6). Summing in blocks or pairs gives
+less. Decoding input and weight and multiplying them rounds each product three times:
+u^2 P more.
 
-*Storing.* A result stored with unit roundoff v is off by v^2/3 y^2; the bias adds u^2/3 y^2.
+*Storing.* A result stored with unit roundoff v is off by v^2/3 y^2, and adding the bias
+by u^2/3 y^2.
 
 *Codes on the edge.* A backend may compute x * (1 / scale) instead of x / scale, or the
 scale in another order: a relative difference of a few u32 = 2**-24. Values that close
-to the middle between two codes may get the other code. They are found by quantizing
-with scales a little larger and a little smaller, and their effect is propagated through
-the squared weights. With scales that are powers of two nothing is on the edge, because
-the division is exact.
+to the middle between two codes may get the other code. They are found by quantizing the
+input a little larger and a little smaller with the scales held. An NVFP4 block's own
+scale is rounded to E4M3, so it is found anew: it may be on the edge itself. With scales
+that are powers of two nothing is on the edge, because the division is exact. Which code
+a backend took is read off its output (`ambiguity`), and taken out of the residual.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import numpy as np
 
 from harness.models.types import Operator
 from harness.numerics import Quantized, find_format, quantize
+from harness.schemes.ambiguity import Flips, find_flips, resolve
 from harness.schemes.apply import plan_one, quantize_activation, quantize_weight
 from harness.schemes.linear_algebra import add_bias, product
 from harness.schemes.types import Scheme
@@ -64,8 +67,10 @@ class OracleOutput:
     exact: Array
     #: The same with nothing quantized.
     full: Array
-    #: Expected sum of squares that a faithful backend may differ by.
-    explained_sq: float
+    #: Expected sum of squares of a faithful backend's roundings.
+    noise_sq: float
+    #: Codes that a faithful backend may have got otherwise.
+    flips: Flips
 
 
 class OperatorOracle:
@@ -85,6 +90,8 @@ class OperatorOracle:
     def __call__(self, x: Array, *, accumulate: str, output: str) -> OracleOutput:
         """The oracle's output for an observed input.
 
+        An input with NaN or Inf gives an output with NaN.
+
         Args:
             x: the operator's input before any quantization, float32.
             accumulate: arithmetic of the sum, a key of `UNIT_ROUNDOFF`.
@@ -93,12 +100,13 @@ class OperatorOracle:
         observed = np.asarray(x, dtype=np.float32)
         wide = observed.astype(np.float64)
         full = product(self.operator, wide, self.full_weight)
-        quantized, edge = wide, 0.0
+        quantized = wide
+        others: tuple[Array, ...] = ()
         if self.plan.activations:
             entry = quantize_activation(self.operator, observed, self.scheme)
             decoded: Array = entry.dequantize()
             quantized = decoded.astype(np.float64)
-            edge = self._edge(observed, entry)
+            others = self._others(observed, entry)
         exact = product(self.operator, quantized, self.weight)
         # One digit is enough for a variance: float32.
         squares = product(
@@ -113,48 +121,45 @@ class OperatorOracle:
             / 3
             * float(np.square(stored).sum())
         )
-        return OracleOutput(stored, add_bias(self.operator, full), noise + edge)
+        flips = find_flips(self.operator, quantized, others, exact.shape)
+        return OracleOutput(stored, add_bias(self.operator, full), noise, flips)
 
-    def _edge(self, x: Array, entry: Quantized) -> float:
-        """Expected sum of squares of codes that a last-bit difference may flip."""
-        fmt = find_format(entry.format)
-        if fmt.scale == "fp8_e8m0":
-            return 0.0
-        lower, upper = (self._shifted(x, entry, 1 + sign * _EDGE) for sign in (-1, 1))
-        square = np.square(upper.astype(np.float64) - lower)
-        if fmt.kind == "block":
-            # The E4M3 scale of a block is itself rounded, and may be on the edge.
-            moved = [self._moved(x, 1 + sign * _EDGE) for sign in (-1, 1)]
-            square = np.maximum(
-                square, np.square(moved[1].astype(np.float64) - moved[0])
-            )
-        weights = np.square(self.weight)
-        if self.operator.kind == "linear":
-            by_input = square.reshape(-1, square.shape[-1]).sum(axis=0)
-            return float(by_input @ weights.sum(axis=0))
-        by_channel = square.sum(axis=(0, *range(2, square.ndim)))
-        groups = self.operator.groups
-        per_group = weights.reshape(groups, -1, *weights.shape[1:])
-        axes = (1, *range(3, per_group.ndim))
-        return float(by_channel @ per_group.sum(axis=axes).reshape(-1))
+    def against(self, found: OracleOutput, y: Array) -> tuple[float, float]:
+        """Sums of squares of an observed output: the residual, and what explains it.
 
-    def _shifted(self, x: Array, entry: Quantized, factor: float) -> Array:
-        shifted: Array = quantize(
-            x,
+        Args:
+            found: the oracle's output.
+            y: the observed one, of the same shape; its non-finite elements count as
+                equal to the oracle's and are the caller's to count.
+        """
+        observed = np.asarray(y, dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            residual = np.where(np.isfinite(observed), observed - found.exact, 0.0)
+        rows, allowed = resolve(self.operator, self.weight, found.flips, residual)
+        return float(np.square(rows).sum()), found.noise_sq + allowed
+
+    def _others(self, x: Array, entry: Quantized) -> tuple[Array, ...]:
+        """Decoded inputs of arithmetic that is off in the last bits."""
+        if find_format(entry.format).scale == "fp8_e8m0":
+            return ()
+        return tuple(self._nudged(x, entry, 1 + sign * _EDGE) for sign in (-1, 1))
+
+    def _nudged(self, x: Array, entry: Quantized, factor: float) -> Array:
+        """The input decoded from the codes that a slightly larger input would get.
+
+        Scales that are stored in a format of their own are found again, because they
+        are rounded too; all others are held, so that nothing but codes can differ.
+        """
+        own_scales = find_format(entry.format).kind == "block"
+        return quantize(  # type: ignore[no-any-return]
+            (x * np.float64(factor)).astype(np.float32),
             entry.format,
             axis=entry.axis,
             block=entry.block or None,
-            scale=(entry.scales * np.float64(factor)).astype(np.float32),
-            global_scale=entry.global_scale,
+            scale=None if own_scales else entry.scales,
+            global_scale=entry.global_scale if own_scales else None,
+            rule=entry.rule if own_scales else None,
         ).dequantize()
-        return shifted
-
-    def _moved(self, x: Array, factor: float) -> Array:
-        scaled = (x * np.float64(factor)).astype(np.float32)
-        moved: Array = quantize_activation(
-            self.operator, scaled, self.scheme
-        ).dequantize()
-        return moved
 
 
 def _noise(exact: Array, squares: Array, length: int, accumulate: str) -> float:

@@ -1,0 +1,140 @@
+"""Sessions of ONNX Runtime: their settings, their providers, their errors."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from harness.errors import BackendError, UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Optimization = Literal["all", "off"]
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How sessions are configured, beyond ONNX Runtime's defaults."""
+
+    optimization: Optimization = "all"
+    config: tuple[tuple[str, str], ...] = ()
+
+
+def providers() -> list[str]:
+    """Providers to ask for, the fastest first."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    return [name for name in (CUDA, CPU) if name in available]
+
+
+def device_of(provider: str) -> str:
+    """The device's name, for people."""
+    return {CPU: "cpu", CUDA: "cuda"}[provider]
+
+
+def call(
+    session: onnxruntime.InferenceSession,
+    wanted: list[str] | None,
+    feeds: Mapping[str, Array],
+) -> list[Array]:
+    """Run a session; whatever it raises is a `BackendError` of one line."""
+    try:
+        values: list[Array] = session.run(wanted, dict(feeds))
+    except Exception as error:  # noqa: BLE001 - its classes have no common base
+        text = " ".join(str(error).split())[:400]
+        raise BackendError(f"onnxruntime failed while it ran: {text}") from None
+    return values
+
+
+def open_session(
+    data: bytes, settings: Settings | None = None
+) -> onnxruntime.InferenceSession:
+    """A session in the default configuration, but for what the user set.
+
+    Raises:
+        UsageError: QUANTHARNESS_THREADS is not a whole number.
+        UnsupportedError: there is no kernel for a node.
+        BackendError: the model does not load.
+    """
+    import onnxruntime
+
+    settings = settings or Settings()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Says which provider got which node: the list of providers alone proves nothing.
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    for key, value in settings.config:
+        options.add_session_config_entry(key, value)
+    if settings.optimization == "off":
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL
+    threads = os.environ.get("QUANTHARNESS_THREADS", "")
+    if threads and not threads.isdecimal():
+        raise UsageError(
+            f"QUANTHARNESS_THREADS={threads!r}, but should be a whole number; 0: all"
+        )
+    options.intra_op_num_threads = int(threads or 0)
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=providers())
+    except Exception as error:  # noqa: BLE001 - its classes have no common base
+        text = " ".join(str(error).split())[:400]
+        if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
+            raise UnsupportedError(f"onnxruntime has no kernel: {text}") from None
+        raise BackendError(f"onnxruntime does not load the model: {text}") from None
+
+
+def assignment(session: onnxruntime.InferenceSession) -> dict[str, int]:
+    """Provider -> nodes it was given.
+
+    Raises:
+        BackendError: the provider asked for first got none, though there are nodes.
+    """
+    show = getattr(session, "get_provider_graph_assignment_info", None)
+    if show is None:
+        return {}
+    counts: Counter[str] = Counter()
+    for part in show():
+        counts[part.ep_name] += len(part.get_nodes())
+    wanted = providers()[0]
+    if counts and not counts[wanted]:
+        raise BackendError(
+            f"{wanted} runs 0 nodes, but should run most [others: {dict(counts)}]"
+        )
+    return dict(counts)
+
+
+def fp16_overflows() -> bool:
+    """Whether 300 * 300 in an FP16 graph gives Inf, as FP16 arithmetic must."""
+    from onnx import TensorProto, helper
+
+    nodes, last = [], "x"
+    factor = helper.make_tensor(
+        "f", TensorProto.FLOAT16, [], np.array([300.0], np.float16)
+    )
+    for index, kind in enumerate(("Mul", "Mul", "Div", "Div")):
+        nodes.append(helper.make_node(kind, [last, "f"], [f"y{index}"]))
+        last = f"y{index}"
+    graph = helper.make_graph(
+        nodes,
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, [1])],
+        [helper.make_tensor_value_info(last, TensorProto.FLOAT16, [1])],
+        [factor],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10
+    )
+    found = open_session(model.SerializeToString()).run(
+        None, {"x": np.ones(1, np.float16)}
+    )[0]
+    return bool(np.isinf(found).any())
