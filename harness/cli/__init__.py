@@ -1,1 +1,3 @@
-"""TBD."""
+"""The `quantharness` command."""
+
+from __future__ import annotations

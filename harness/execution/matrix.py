@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -51,7 +50,9 @@ class Matrix:
     timeout: float | None = None
     workers: int = 1
     baseline: Baseline | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Keep every target's evidence in `evidence`, by name.
+    keep_evidence: bool = False
+    evidence: dict[str, Evidence] = field(default_factory=dict)
 
     def run(self, pairs: Sequence[tuple[Suite, Target]]) -> tuple[Judgement, ...]:
         """Run and judge every target, in the order given.
@@ -80,6 +81,8 @@ class Matrix:
                 self.observer.on_target(name)
                 evidence = self._target(suite, target, ref, prepared, workers)
                 judgement = judge(evidence, run_id=str(self.folder))
+                if self.keep_evidence:
+                    self.evidence[judgement.name] = evidence
                 write_target(judgement, self._folder(suite, target))
                 self.observer.on_done(judgement)
                 results[suite.name, target.name] = judgement

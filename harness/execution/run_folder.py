@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.execution.atomic import write_json
+from harness.files import write_json
 from harness.judge.serial import report_from_dict
 from harness.judge.types import Judgement, Report
 

@@ -18,6 +18,9 @@ from harness.judge.types import (
 )
 
 
+_NAMED = frozenset({"inf", "-inf", "nan"})
+
+
 def report_from_dict(data: Mapping[str, Any], *, source: str = "run.json") -> Report:
     """The report whose `as_dict` gave `data`.
 
@@ -48,7 +51,12 @@ def report_from_dict(data: Mapping[str, Any], *, source: str = "run.json") -> Re
 def _fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of `data` that are fields of `kind`; newer ones are passed over."""
     names = {field.name for field in dataclasses.fields(kind)}
-    return {key: value for key, value in data.items() if key in names}
+    found = {key: value for key, value in data.items() if key in names}
+    # Numbers that JSON has no word for are written as their names.
+    return {
+        k: float(v) if isinstance(v, str) and v in _NAMED else v
+        for k, v in found.items()
+    }
 
 
 def _judgement(data: Mapping[str, Any]) -> Judgement:

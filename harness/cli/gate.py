@@ -1,0 +1,31 @@
+"""`quantharness gate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from harness.cli.options import add_run
+from harness.cli.run import run_and_show
+
+EXAMPLE = "quantharness gate suites --baseline reports/20261123-081502-3fa9"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    add_run(parser)
+    parser.add_argument(
+        "--baseline",
+        required=True,
+        metavar="RUN",
+        help="a run's folder, or history:latest",
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run against the baseline; say where summary and JUnit file are."""
+    report = run_and_show(options, baseline=options.baseline)
+    if not options.json:
+        for name in ("summary.md", "junit.xml"):
+            print(Path(report.folder) / name)
+    return report.exit_code

@@ -1,0 +1,37 @@
+"""`quantharness run`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harness.cli.options import add_run, run_arguments
+from harness.judge.types import Report
+
+EXAMPLE = "quantharness run suites --backend onnxruntime --scheme fp8_e4m3"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    add_run(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run, show, write the artifacts."""
+    return run_and_show(options).exit_code
+
+
+def run_and_show(options: argparse.Namespace, **more: Any) -> Report:
+    """Run with progress; print the matrix or the JSON; write every artifact."""
+    from harness.execution.api import run
+    from harness.reports.artifacts import write_artifacts
+    from harness.reports.terminal import Progress, print_json, print_report
+
+    report = run(**run_arguments(options), observer=Progress(), **more)
+    write_artifacts(report, Path(report.folder))
+    if options.json:
+        print_json(report.as_dict())
+    else:
+        print_report(report)
+    return report

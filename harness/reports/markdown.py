@@ -1,0 +1,78 @@
+"""The Markdown summary of a gate: the verdict first, then only what needs reading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from harness.judge.types import Judgement, Report, Verdict
+from harness.reports.wording import (
+    measured,
+    needs_attention,
+    number,
+    percent,
+    sentence,
+    worst_operator,
+)
+
+#: A step summary of more than 1 MiB is dropped without a word.
+_ROWS: Final = 50
+
+
+def render(
+    report: Report, differences: Mapping[str, tuple[str, str]] | None = None
+) -> str:
+    """The whole text."""
+    mark = {0: "✅", 1: "❌", 3: "⚠️"}[report.exit_code]
+    lines = [f"## {mark} quantharness: {sentence(report)}", ""]
+    if report.baseline:
+        lines += [f"Compared with baseline `{_cell(report.baseline)}`.", ""]
+    trouble = [target for target in report.targets if needs_attention(target)]
+    if trouble:
+        lines += [
+            "| target | verdict | drift | budget | unexplained | limit | worst operator |",
+            "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+            *(_row(target) for target in trouble[:_ROWS]),
+        ]
+        if len(trouble) > _ROWS:
+            lines.append(f"\nand {len(trouble) - _ROWS} more in the artifact")
+        lines += ["", *(_reason(target) for target in trouble[:_ROWS]), ""]
+    passed = sum(target.verdict is Verdict.PASS for target in report.targets)
+    lines += [f"{passed} of {len(report.targets)} targets pass.", ""]
+    if differences:
+        lines += ["**The environment differs from the baseline's:**", ""]
+        lines += ["| what | baseline | now |", "| --- | --- | --- |"]
+        lines += [
+            f"| {_cell(name)} | {_cell(old) or '-'} | {_cell(new) or '-'} |"
+            for name, (old, new) in differences.items()
+        ]
+        lines.append("")
+    lines.append(
+        f"Run `{_cell(report.run)}`, {report.seconds:.0f} s, `{_cell(report.folder)}`."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _row(target: Judgement) -> str:
+    drift, unexplained = measured(target, "drift"), measured(target, "unexplained")
+    worst = worst_operator(target)
+    cells = [
+        f"`{_cell(target.name)}`",
+        f"**{target.verdict}**",
+        number(drift.value if drift else None),
+        f"{number(drift.budget)} ({percent(drift.slack)} left)" if drift else "-",
+        number(unexplained.value if unexplained else None),
+        number(unexplained.budget if unexplained else None),
+        f"`{_cell(worst.name)}`" if worst else "-",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _reason(target: Judgement) -> str:
+    return f"- `{_cell(target.name)}`: {_cell(target.reason)}"
+
+
+def _cell(text: str) -> str:
+    """Text that can neither end a table cell nor become markup."""
+    return re.sub(r"([|`<>\[\]*_\\])", r"\\\1", re.sub(r"\s+", " ", str(text))).strip()
