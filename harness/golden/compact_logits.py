@@ -50,7 +50,8 @@ _CHUNK: Final = 1 << 19
 def encode_log(log_p: Array) -> Array:
     """Codes of logarithms of probabilities; -32 and less are one code."""
     depth = np.clip(-log_p, 0.0, DEEPEST)
-    return np.rint(np.sqrt(depth / DEEPEST) * _STEPS).astype(np.uint16)
+    codes: Array = np.rint(np.sqrt(depth / DEEPEST) * _STEPS).astype(np.uint16)
+    return codes
 
 
 def decode_log(codes: Array) -> Array:

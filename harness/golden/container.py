@@ -9,9 +9,11 @@ its own message and memory stays bounded by the file's size.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import ml_dtypes
@@ -39,6 +41,8 @@ _NAMES: Final[Mapping[str, str]] = {
     "float8_e5m2": "F8_E5M2",
     "float8_e8m0fnu": "F8_E8M0",
 }
+#: Key of the label in the header's metadata.
+_KEY: Final = "quantharness"
 _DTYPES: Final = {stored: name for name, stored in _NAMES.items()}
 #: Longest header that is read; the format itself allows 100 MB.
 LONGEST_HEADER: Final = 16 << 20
@@ -95,8 +99,6 @@ def encode(tensors: Mapping[str, Array], *, label: str = "") -> bytes:
         label: kept in the header, for whoever finds the file alone.
     """
     header: dict[str, Any] = {}
-    if label:
-        header["__metadata__"] = {"quantharness": label}
     parts: list[bytes] = []
     offset = 0
     for name in sorted(tensors):
@@ -111,13 +113,44 @@ def encode(tensors: Mapping[str, Array], *, label: str = "") -> bytes:
         header[name] = {"dtype": stored, "shape": shape, "data_offsets": [offset, end]}
         parts.append(data)
         offset = end
-    text = json.dumps(header, ensure_ascii=True, separators=(",", ":")).encode()
+    body = b"".join(parts)
+    # One key: the library writes several in any order (safetensors#584).
+    metadata = {_KEY: f"{hashlib.sha256(body).hexdigest()} {label}"}
+    whole = {"__metadata__": metadata, **header}
+    text = json.dumps(whole, ensure_ascii=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+    return b"".join([len(text).to_bytes(8, "little"), text, body])
 
 
-def decode(data: bytes) -> tuple[dict[str, Array], str]:
-    """Arrays, read-only and sharing `data`, and the label.
+@dataclass(frozen=True)
+class Label:
+    """What a file says of itself: whose it is, and the digest of its data."""
+
+    text: str = ""
+    sha256: str = ""
+    #: Digest that its data has.
+    found: str = ""
+
+    @property
+    def intact(self) -> bool:
+        """Whether its data is what was written."""
+        return bool(self.sha256) and self.sha256 == self.found
+
+
+def read_label(data: bytes) -> Label:
+    """The label of a file that decodes, and whether it is intact."""
+    length = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__")
+    value = metadata.get(_KEY) if isinstance(metadata, dict) else None
+    if not isinstance(value, str):
+        return Label()
+    checksum, _, text = value.partition(" ")
+    found = hashlib.sha256(memoryview(data)[8 + length :]).hexdigest()
+    return Label(text, checksum, found)
+
+
+def decode(data: bytes) -> dict[str, Array]:
+    """Arrays, read-only and sharing `data`.
 
     Raises:
         ContainerError: says what is wrong with the bytes.
@@ -137,8 +170,7 @@ def decode(data: bytes) -> tuple[dict[str, Array], str]:
         raise ContainerError("the header is not JSON: altered or alien") from None
     if not isinstance(header, dict):
         raise ContainerError("the header is not an object: altered or alien")
-    metadata = header.pop("__metadata__", {})
-    label = metadata.get("quantharness", "") if isinstance(metadata, dict) else ""
+    header.pop("__metadata__", None)
     body = memoryview(data)[8 + length :]
     places = {name: _place(name, entry) for name, entry in header.items()}
     _check_without_holes(places, len(body))
@@ -146,7 +178,7 @@ def decode(data: bytes) -> tuple[dict[str, Array], str]:
     for name, (dtype, shape, begin, end) in places.items():
         flat: Array = np.frombuffer(body[begin:end], dtype=dtype)
         tensors[name] = flat.reshape(shape)
-    return tensors, label if isinstance(label, str) else ""
+    return tensors
 
 
 def restore(stored: Array, dtype: str, shape: tuple[int, ...]) -> Array:

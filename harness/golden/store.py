@@ -22,7 +22,14 @@ import numpy as np
 
 from harness.errors import GoldenCorrupt, GoldenMismatch, GoldenMissing
 from harness.golden.compact import CompactOutput, compact
-from harness.golden.container import ContainerError, alien, decode, encode, restore
+from harness.golden.container import (
+    ContainerError,
+    alien,
+    decode,
+    encode,
+    read_label,
+    restore,
+)
 from harness.golden.manifest import (
     MANIFEST,
     check_sealed,
@@ -95,7 +102,7 @@ def write_golden(golden: Golden, folder: Path) -> Golden:
         GoldenCorrupt: what was read back is not what was written.
     """
     tensors, index = _flatten(golden)
-    data = encode(tensors, label=f"{content_digest(tensors)} {golden.suite}")
+    data = encode(tensors, label=golden.suite)
     checksum = hashlib.sha256(data).hexdigest()
     name = f"tensors-{checksum[:12]}.safetensors"
     manifest = _manifest(golden, index)
@@ -189,7 +196,7 @@ def _read_back(
     """Decode what is about to be written, and compare it bit for bit."""
     manifest = parse_manifest(text, str(folder / MANIFEST))
     check_sealed(manifest, str(folder / MANIFEST))
-    golden = _assemble(manifest, decode(data)[0], folder)
+    golden = _assemble(manifest, decode(data), folder)
     again, _ = _flatten(golden)
     for name, array in tensors.items():
         other = again[name]
@@ -274,17 +281,17 @@ def _read_tensors(
 ) -> dict[str, Array]:
     data = _read_file(path, record)
     try:
-        tensors, label = decode(data)
+        tensors = decode(data)
     except ContainerError as error:
         raise GoldenCorrupt(
             f"{path}: {error}; restore it from git, or `quantharness record --renew`"
         ) from None
     if hashlib.sha256(data).hexdigest() == record.get("sha256"):
         return tensors
-    digest, _, suite = label.partition(" ")
-    if suite != manifest["suite"] and digest == content_digest(tensors):
+    label = read_label(data)
+    if label.intact and label.text != manifest["suite"]:
         raise GoldenMismatch(
-            f"{path}: sealed and whole, but these are the tensors of suite {suite!r}, "
+            f"{path}: whole, but these are the tensors of suite {label.text!r}, "
             f"beside the manifest of {manifest['suite']!r}"
         )
     # Names the output, where it is an output's bytes that were changed.
