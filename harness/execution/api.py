@@ -19,11 +19,11 @@ from harness.execution.run_folder import (
     read_report,
     write_report,
 )
-from harness.execution.suite import find_suites, load_suite, select
+from harness.execution.suite import Suite, Target, find_suites, load_suite, select
 from harness.golden.environment import environment
 from harness.judge.types import Report
 
-__all__ = ["RecordReport", "explain", "record", "run"]
+__all__ = ["RecordReport", "explain", "record", "run", "run_targets"]
 
 #: Where runs and their history are written unless `--out` says otherwise.
 REPORTS = Path("reports")
@@ -60,24 +60,47 @@ def run(
     Raises:
         UsageError: wrong paths, filters, configuration, model or cases.
     """
+    registry = load_registry(plugins)
+    suites = [load_suite(path, registry) for path in find_suites(paths)]
+    _unique([suite.name for suite in suites])
+    return run_targets(
+        select(suites, backends, schemes),
+        plugins=plugins,
+        workers=workers,
+        timeout=timeout,
+        out=out,
+        baseline=baseline,
+        observer=observer,
+    )
+
+
+def run_targets(
+    pairs: Sequence[tuple[Suite, Target]],
+    *,
+    plugins: Sequence[str] = (),
+    workers: int = 1,
+    timeout: float | None = None,
+    out: str | Path | None = None,
+    baseline: str | None = None,
+    observer: Observer | None = None,
+) -> Report:
+    """Run targets that were chosen already; see `run`."""
     if workers < 1:
         raise UsageError(f"workers={workers}, but should be at least 1")
     if timeout is not None and not timeout > 0:
         raise UsageError(f"timeout={timeout}, but should be more than 0 seconds")
     watcher = observer or Silent()
-    registry = load_registry(plugins)
-    suites = [load_suite(path, registry) for path in find_suites(paths)]
-    _unique([suite.name for suite in suites])
-    pairs = select(suites, backends, schemes)
     started = datetime.now(UTC)
     clock = time.perf_counter()
     run_id = new_run_id(started)
     folder = Path(out) if out is not None else REPORTS / run_id
+    if (folder / "run.json").exists():
+        raise UsageError(f"{folder}: holds a run already; give another --out")
     found = None
     if baseline is not None:
         found = Baseline.read(find_baseline(baseline, REPORTS / "history"))
     matrix = Matrix(
-        registry=registry,
+        registry=load_registry(plugins),
         folder=folder,
         run_id=run_id,
         observer=watcher,
