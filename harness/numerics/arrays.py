@@ -52,7 +52,7 @@ def _from_torch(x: Any) -> tuple[Array, Back]:
         array = tensor.numpy()
 
     def back(result: Array) -> Any:
-        return torch.from_numpy(np.require(result, requirements="CW")).to(device)
+        return torch.from_numpy(np.require(result, requirements=("C", "W"))).to(device)
 
     return array, back
 

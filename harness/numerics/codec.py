@@ -7,9 +7,11 @@ from typing import Any, Final
 import numpy as np
 
 from harness.errors import NumericsError
+from harness.numerics import compiled
 from harness.numerics.arrays import as_numpy, floating, integer_codes, widened
 from harness.numerics.fast import encode_float32
 from harness.numerics.formats import Format, element_format
+from harness.numerics.grid import make_grid
 from harness.numerics.rounding import (
     OVERFLOWS,
     ROUNDINGS,
@@ -49,7 +51,19 @@ def decode_array(codes: Array, fmt: Format) -> Array:
         return codes.view(np.float16).astype(np.float32)
     if fmt.name == "bf16":
         return (codes.astype(np.uint32) << 16).view(np.float32)
-    return fmt.decoded[codes]
+    kernels = compiled.loops(codes)
+    if kernels is None:
+        return fmt.decoded[codes]
+    one = np.ones((1, 1, 1), np.float32)
+    values = compiled.decode_scaled(
+        kernels,
+        codes,
+        make_grid(codes.shape, None, None),
+        one,
+        points=None,
+        element=fmt,
+    )
+    return values.reshape(codes.shape)
 
 
 def encode(
@@ -96,6 +110,19 @@ def encode_array(
 ) -> Array:
     """Codes of a checked floating-point array, in its shape."""
     flat = np.ascontiguousarray(array).reshape(-1)
+    kernels = compiled.loops(flat)
+    if kernels is not None and compiled.can_encode(fmt, rounding):
+        grid = make_grid(flat.shape, None, None)
+        made = compiled.encode_scaled(
+            kernels,
+            flat.reshape(grid.view),
+            grid,
+            np.ones((1, 1, 1), np.float32),
+            points=None,
+            element=fmt,
+            overflow=overflow,
+        )
+        return made.reshape(array.shape)
     codes = np.empty(flat.shape, np.uint16 if fmt.bits == 16 else np.uint8)
     generator = np.random.default_rng(seed)
     for start in range(0, flat.size, _CHUNK):

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from harness.numerics import compiled
 from harness.numerics.arrays import widened
 from harness.numerics.codec import decode_array
 from harness.numerics.fast import encode_float32
@@ -17,6 +18,7 @@ from harness.numerics.rounding import round_codes, round_whole
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Elements worked on at a time.
 _CHUNK: Final = 1 << 15
+_INF_BITS: Final = 0x7F800000
 
 
 def _pieces(total: int, size: int, limit: int) -> Iterator[tuple[slice, slice]]:
@@ -68,6 +70,11 @@ def amax(view: Array, grid: Grid) -> tuple[Array, Array | None]:
     Returns:
         float32 (float64 for float64 values) of the grid's groups; a mask or None.
     """
+    kernels = compiled.loops(view)
+    if kernels is not None:
+        bits = compiled.amax_bits(kernels, view, grid)
+        if int(bits.max(initial=0)) < _INF_BITS:
+            return bits.view(np.float32), None
     wide = np.float64 if view.dtype == np.float64 else np.float32
     result = np.zeros(grid.groups, wide)
     poisoned: Array | None = None
@@ -113,9 +120,21 @@ def encode_scaled(
     seed: int | None,
 ) -> Array:
     """Codes of values divided by their group's scale (and the tensor's)."""
+    with np.errstate(all="ignore"):
+        total = (scales * np.float32(tensor)).astype(np.float32)
+    kernels = compiled.loops(view)
+    if kernels is not None and compiled.can_encode(element, rounding):
+        return compiled.encode_scaled(
+            kernels,
+            view,
+            grid,
+            total,
+            points=points,
+            element=element,
+            overflow=overflow,
+        )
     codes = np.empty(view.shape, np.uint16 if element.bits == 16 else np.uint8)
     generator = np.random.default_rng(seed)
-    total = (scales * np.float32(tensor)).astype(np.float32)
     with np.errstate(all="ignore"):
         for elements, groups, part in _tiles(grid):
             values = widened(view[elements])
@@ -163,9 +182,15 @@ def decode_scaled(
     element: Format,
 ) -> Array:
     """float32 values of codes times their group's scale (and the tensor's)."""
-    values = np.empty(codes.shape, np.float32)
     with np.errstate(all="ignore"):
         total = (scales * np.float32(tensor)).astype(np.float32)
+    kernels = compiled.loops(codes)
+    if kernels is not None:
+        return compiled.decode_scaled(
+            kernels, codes, grid, total, points=points, element=element
+        )
+    values = np.empty(codes.shape, np.float32)
+    with np.errstate(all="ignore"):
         for elements, groups, part in _tiles(grid):
             decoded = decode_array(codes[elements], element)
             if points is not None:

@@ -71,7 +71,8 @@ def element_scales(fmt: Format, amax: Array, rule: str) -> Array:
         scales = (amax / amax.dtype.type(largest)).astype(np.float32)
     if rule == "pow2":
         fraction, exponent = np.frexp(scales)
-        exponent = np.where(fraction == 0.5, exponent - 1, exponent)
+        # 2**127 is the largest power; what needs more saturates.
+        exponent = np.minimum(exponent - (fraction == 0.5), 127)
         scales = np.where(scales > 0, np.ldexp(np.float32(1), exponent), scales)
     check_finite(scales, amax)
     # A subnormal amax may underflow to a zero scale, which would divide by zero.
@@ -100,23 +101,31 @@ def range_scales(fmt: Format, low: Array, high: Array) -> tuple[Array, Array]:
 
 def mx_scales(element: Format, amax: Array, rule: str) -> Array:
     """Powers of two; E8M0 holds 2**-127 to 2**127. A block of zeros gets 2**-127."""
-    if rule == "floor" and amax.dtype == np.float32:
-        # Subnormal amax has field 0, which the clip makes 2**-127 as it should be.
-        field = (amax.view(np.int32) >> 23) - element.emax
-        return _powers(field)
-    safe = np.where(amax > 0, amax, amax.dtype.type(1)).astype(np.float64)
-    fraction, exponent = np.frexp(safe)
+    if amax.dtype == np.float32:
+        # A subnormal amax has the field 0 or 1, which the clip makes 2**-127.
+        bits = amax.view(np.uint32) + np.uint32(mx_addend(element, rule))
+        return _powers((bits >> np.uint32(23)).astype(np.int32) - element.emax)
+    fraction, exponent = np.frexp(np.where(amax > 0, amax, 1.0))
+    fraction, power = 2 * fraction, exponent - 1
+    if rule == "even":
+        power = power + (fraction >= 2 - 2.0 ** -(element.mantissa + 1))
+    elif rule != "floor":
+        power = power + (fraction > element.max / 2.0**element.emax)
+    return _powers(np.where(amax > 0, power - element.emax + 127, 0))
+
+
+def mx_addend(element: Format, rule: str) -> int:
+    """What added to float32 bits of amax makes its exponent field that of the rule.
+
+    "floor" adds nothing; "even" rounds half up at the element's last mantissa bit;
+    "ceil" and "rceil" carry when the fraction exceeds that of the largest value.
+    """
     if rule == "floor":
-        power = exponent - 1 - element.emax
-    elif rule in ("ceil", "rceil"):
-        fraction, exponent = np.frexp(safe / element.max)
-        power = np.where(fraction == 0.5, exponent - 1, exponent)
-    else:
-        # amax rounded half up to the element's mantissa: a carry moves the exponent.
-        steps = 2.0 ** (element.mantissa + 1)
-        carried = np.floor(fraction * steps + 0.5) >= steps
-        power = exponent - 1 + carried - element.emax
-    return _powers(np.where(amax > 0, power + 127, 0))
+        return 0
+    if rule == "even":
+        return 1 << (22 - element.mantissa)
+    fraction = np.float32(element.max).view(np.uint32) & np.uint32(0x7FFFFF)
+    return 0x7FFFFF - int(fraction)
 
 
 def _powers(codes: Array) -> Array:
