@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from harness.errors import GoldenError
 from harness.execution.assemble import Context
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import TargetRun
-from harness.execution.run_folder import read_report, target_folder
+from harness.execution.run_folder import EVIDENCE, read_report, target_folder
 from harness.execution.suite import Suite, Target
 from harness.golden.environment import differences, environment, environment_key
 from harness.golden.run_store import read_run_outputs
-from harness.judge.evidence import BaselineEvidence
-from harness.judge.types import Judgement, Report
+from harness.judge.evidence import BaselineEvidence, BoolArray
+from harness.judge.evidence_file import evidence_from_dict
+from harness.judge.types import Report
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,39 +48,37 @@ class Baseline:
 
     def evidence(
         self, suite: Suite, target: Target, run: TargetRun, context: Context
-    ) -> BaselineEvidence:
-        """The same target then, beside what it gave now."""
-        today = environment()
-        changed = differences(self.report.environment, today)
-        same = environment_key(self.report.environment) == environment_key(today)
+    ) -> BaselineEvidence | None:
+        """The same target then, beside what it gave now; None: there was none."""
         name = f"{suite.name}/{target.name}"
         before = next((t for t in self.report.targets if t.name == name), None)
         if before is None:
-            return self._problem(same, changed, f"{self.run} has no target {name}")
+            return None
+        today = environment()
+        changed = differences(self.report.environment, today)
+        same = environment_key(self.report.environment) == environment_key(today)
+        folder = target_folder(self.folder, suite.name, target.name)
         try:
-            outputs = read_run_outputs(
-                target_folder(self.folder, suite.name, target.name)
-            )
+            outputs = read_run_outputs(folder)
         except GoldenError as error:
-            return self._problem(same, changed, str(error))
-        if set(outputs) != {case.id for case in context.description.cases}:
-            return self._problem(same, changed, f"{self.run} ran other cases")
+            return BaselineEvidence(
+                run=self.run,
+                same_environment=same,
+                differences=changed,
+                problem=str(error),
+            )
         now = _projected(run, context)
+        right, cases = _answers(folder)
         return BaselineEvidence(
             run=self.run,
             same_environment=same,
             differences=changed,
             identical=_identical(outputs, now),
-            drift=paired(outputs, now),
+            moved=paired(outputs, now),
+            drift=paired(context.reference, outputs),
             operators={entry.name: entry.unexplained for entry in before.operators},
-            behaviours=_behaviours(before),
-        )
-
-    def _problem(
-        self, same: bool, changed: Mapping[str, tuple[str, str]], text: str
-    ) -> BaselineEvidence:
-        return BaselineEvidence(
-            run=self.run, same_environment=same, differences=changed, problem=text
+            behaviours=right,
+            behaviour_cases=cases,
         )
 
 
@@ -99,7 +99,7 @@ def _identical(
     first: Mapping[str, Mapping[str, Array]], second: Mapping[str, Mapping[str, Array]]
 ) -> bool:
     """Equal to the last bit, NaN and signed zero included."""
-    return all(
+    return set(first) == set(second) and all(
         name in second[case]
         and array.shape == second[case][name].shape
         and array.dtype == second[case][name].dtype
@@ -109,5 +109,14 @@ def _identical(
     )
 
 
-def _behaviours(_: Judgement) -> dict[str, Any]:
-    return {}
+def _answers(folder: Path) -> tuple[dict[str, BoolArray], dict[str, tuple[str, ...]]]:
+    """Right or wrong by behaviour, and of which cases, from the evidence kept then."""
+    path = folder / EVIDENCE
+    if not path.is_file():
+        return {}, {}
+    data = json.loads(path.read_text(encoding="utf-8"))
+    then = evidence_from_dict(data, source=str(path))
+    return (
+        {entry.name: entry.target_right for entry in then.behaviours},
+        {entry.name: entry.cases for entry in then.behaviours},
+    )

@@ -88,7 +88,6 @@ def calibrate(
                     run_id="calibrate",
                     observer=watcher,
                     plugins=plugins,
-                    keep_evidence=True,
                 )
                 judged = matrix.run([(suite, target) for target in suite.targets])
                 results.append(_calibrate(suite, matrix, judged, write, reason))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from harness.backends.registry import Registry
 from harness.errors import BackendError, GoldenError, UnsupportedError
@@ -28,7 +28,7 @@ from harness.execution.run_folder import target_folder, write_target
 from harness.execution.suite import Suite, Target
 from harness.golden.run_store import write_run_outputs
 from harness.golden.store import Golden, read_golden
-from harness.judge import judge
+from harness.judge import judge, judge_run
 from harness.judge.budgets import acknowledgements_for, budgets_for
 from harness.judge.evidence import Evidence, Failure
 from harness.judge.types import Judgement
@@ -50,8 +50,10 @@ class Matrix:
     timeout: float | None = None
     workers: int = 1
     baseline: Baseline | None = None
-    #: Keep every target's evidence in `evidence`, by name.
-    keep_evidence: bool = False
+    #: "gate" controls the family-wise error rate of the run, "nightly" the rate of
+    #: false discoveries.
+    mode: Literal["gate", "nightly"] = "gate"
+    #: Every target's evidence, by name.
     evidence: dict[str, Evidence] = field(default_factory=dict)
 
     def run(self, pairs: Sequence[tuple[Suite, Target]]) -> tuple[Judgement, ...]:
@@ -65,7 +67,14 @@ class Matrix:
         with ThreadPoolExecutor(max_workers=max(1, self.workers)) as pool:
             for results in pool.map(self._suite, groups):
                 done.update(results)
-        return tuple(done[suite.name, target.name] for suite, target in pairs)
+        # Judged alone while it ran, each target is judged again as one of a family.
+        ordered = [self.evidence[f"{suite.name}/{t.name}"] for suite, t in pairs]
+        judged = judge_run(ordered, mode=self.mode, run_id=str(self.folder))
+        for (suite, target), judgement in zip(pairs, judged, strict=True):
+            if judgement != done[suite.name, target.name]:
+                evidence = self.evidence[judgement.name]
+                write_target(judgement, evidence, self._folder(suite, target))
+        return judged
 
     def _suite(
         self, group: tuple[Suite, Sequence[Target]]
@@ -81,9 +90,8 @@ class Matrix:
                 self.observer.on_target(name)
                 evidence = self._target(suite, target, ref, prepared, workers)
                 judgement = judge(evidence, run_id=str(self.folder))
-                if self.keep_evidence:
-                    self.evidence[judgement.name] = evidence
-                write_target(judgement, self._folder(suite, target))
+                self.evidence[judgement.name] = evidence
+                write_target(judgement, evidence, self._folder(suite, target))
                 self.observer.on_done(judgement)
                 results[suite.name, target.name] = judgement
         return results

@@ -82,7 +82,7 @@ def run_reference(
     names = [operator.name for operator in suite.operators]
     session = chosen.load(suite.model, None)
     try:
-        report = getattr(session, "precision_report", dict)()
+        report: dict[str, Any] = getattr(session, "precision_report", dict)()
         plain = run_cases(
             session,
             suite.model,
@@ -93,16 +93,18 @@ def run_reference(
             capture_steps=None,
             on_progress=progress,
         )
-        # The same batches as before, so that nothing but the repetition is new.
-        sample = whole_batches(suite.cases, job.suite.batch, _SAMPLE)
-        again = run_cases(session, suite.model, sample, batch=job.suite.batch)
-        single = run_cases(session, suite.model, spread(sample, _SAMPLE), batch=1)
+        sample = spread(suite.cases, _SAMPLE)
+        # The first batch as it was, so that nothing but the repetition is new.
+        first = whole_batches(suite.cases, job.suite.batch, 1)
+        again = run_cases(session, suite.model, first, batch=job.suite.batch)
+        single = run_cases(session, suite.model, sample, batch=1)
         floor = {"repeat": _moved(plain, again), "batch of 1": _moved(plain, single)}
     finally:
         session.close()
     floor["threads"] = _threads(chosen, suite, sample, job.suite.batch)
-    exact, precision = _exact(backend, suite, job)
-    against = _by_output(exact.outputs, plain.outputs)
+    exact, precision = _exact(backend, suite, job, sample)
+    shared = {case: plain.outputs[case] for case in exact.outputs}
+    against = _by_output(exact.outputs, shared)
     floor[f"{job.precision} against {precision}"] = _moved(exact, plain)
     return ReferenceRun(
         outputs=plain.outputs,
@@ -146,16 +148,16 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 def _exact(
-    backend: Backend, suite: LoadedSuite, job: ReferenceJob
+    backend: Backend, suite: LoadedSuite, job: ReferenceJob, sample: Sequence[Case]
 ) -> tuple[CasesRun, str]:
-    """The widest precision that the backend runs the model in."""
+    """The widest precision that the backend runs the model in, on a sample."""
     for precision in _EXACT:
         try:
             session = with_precision(backend, precision).load(suite.model, None)
         except (UnsupportedError, MissingExtraError):
             continue
         try:
-            run = run_cases(session, suite.model, suite.cases, batch=job.suite.batch)
+            run = run_cases(session, suite.model, sample, batch=job.suite.batch)
         finally:
             session.close()
         return run, precision

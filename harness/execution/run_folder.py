@@ -6,12 +6,17 @@ import json
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from harness.errors import UsageError
 from harness.files import write_json
+from harness.judge.evidence import Evidence
+from harness.judge.evidence_file import evidence_as_dict
 from harness.judge.serial import report_from_dict
 from harness.judge.types import Judgement, Report
+
+#: What a target was judged on, in its folder.
+EVIDENCE: Final = "evidence.json"
 
 
 def new_run_id(now: datetime | None = None) -> str:
@@ -30,9 +35,10 @@ def write_report(report: Report, folder: Path) -> None:
     write_json(folder / "run.json", report.as_dict())
 
 
-def write_target(judgement: Judgement, folder: Path) -> None:
-    """Write one target's verdict as soon as it is known."""
+def write_target(judgement: Judgement, evidence: Evidence, folder: Path) -> None:
+    """Write one target's verdict and what it rests on, as soon as they are known."""
     write_json(folder / "verdict.json", judgement.as_dict())
+    write_json(folder / EVIDENCE, evidence_as_dict(evidence))
 
 
 def read_report(folder: Path) -> Report:

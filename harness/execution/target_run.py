@@ -247,7 +247,7 @@ def run_oracle(job: OracleJob, registry: Registry, loaded: Loaded) -> OracleRun:
     suite = loaded.get(job.suite)
     weights = dequantized_weights(suite.operators, job.scheme)
     backend = with_precision(registry.backend(job.backend), "fp32")
-    session = backend.load(_Replaced(suite.model, weights), None)  # type: ignore[arg-type]
+    session = backend.load(_Replaced(suite.model, weights), None)
     try:
         run = run_cases(session, suite.model, suite.cases, batch=job.suite.batch)
     finally:
