@@ -247,7 +247,7 @@ def run_oracle(job: OracleJob, registry: Registry, loaded: Loaded) -> OracleRun:
     suite = loaded.get(job.suite)
     weights = dequantized_weights(suite.operators, job.scheme)
     backend = with_precision(registry.backend(job.backend), "fp32")
-    session = backend.load(_Replaced(suite.model, weights), None)
+    session = backend.load(_Replaced(suite.model, weights), None)  # type: ignore[arg-type]
     try:
         run = run_cases(session, suite.model, suite.cases, batch=job.suite.batch)
     finally:
@@ -262,5 +262,5 @@ def with_precision(backend: Backend, precision: str) -> Backend:
             f"{backend.name} cannot be asked for {precision}: it has no `precision`"
         )
     chosen = copy.copy(backend)
-    chosen.precision = precision  # type: ignore[attr-defined]
+    chosen.precision = precision
     return chosen

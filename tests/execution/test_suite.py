@@ -59,7 +59,7 @@ def test_a_good_suite_is_read_whole(write):
     assert ["onnxruntime/fp8_e4m3", "torch/gentle"] == [t.name for t in suite.targets]
     assert suite.targets[0].required
     assert ("*head*",) == suite.targets[1].scheme.keep
-    assert (0.25, "suite.toml:21") == suite.targets[0].budgets["y.kl"]
+    assert (0.25, "suite.toml:22") == suite.targets[0].budgets["y.kl"]
     assert 0.5 == suite.targets[1].budgets["drift"][0]
     assert "argmax" == suite.behaviours[0].name
     assert suite.folder / "golden" == suite.golden
@@ -81,16 +81,16 @@ def test_golden_of_a_shipped_suite_lies_beside_the_suites(tmp_path: Path):
     [
         ("cases =", "casse =", r"suite\.toml:4: unknown key 'suite\.casse'; did you"),
         ("required = true", 'required = "yes"', r"toml:10: required='yes' is str"),
-        ("[budget]", "[budgets]", r"toml:20: unknown key 'budgets'; did you mean 'bu"),
+        ("[budget]", "[budgets]", r"toml:21: unknown key 'budgets'; did you mean 'bu"),
         ('"model.onnx"', '"none.onnx"', r"toml:3: suite\.model='none\.onnx': no such"),
         ('"fp8_e4m3"', '"fp8_e4m4"', r"toml:9: .*fp8_e4m4.*did you mean 'fp8_e4m3"),
-        ('"argmax"', '"argmin"', r"toml:24: behaviour kind='argmin'.*argmax"),
-        ("0.25", '"small"', r"toml:21: budget 'y\.kl'='small', but should be a num"),
-        ("0.25", "nan", r"toml:21: budget 'y\.kl'=nan"),
+        ('"argmax"', '"argmin"', r"toml:25: behaviour kind='argmin'.*argmax"),
+        ("0.25", '"small"', r"toml:22: budget 'y\.kl'='small', but should be a num"),
+        ("0.25", "nan", r"toml:22: budget 'y\.kl'=nan"),
         ("[suite]", "[suit]", r"toml:1: unknown key 'suit'"),
         ('"fp16"', '"fp17"', r"toml:5: reference\.precision='fp17'"),
         ('output = "y"', "", r"behaviour argmax: 'output' is missing"),
-        ("keep =", "kepe =", r"toml:1[678]: .*kepe"),
+        ("keep =", "kepe =", r"toml:1[79]: .*kepe"),
         ('name = "mine"', 'name = "../x"', r"toml:2: suite\.name='\.\./x'"),
     ],
 )
