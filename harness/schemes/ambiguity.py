@@ -111,27 +111,22 @@ def _through_kernel(
     return parts
 
 
-def resolve(
-    operator: Operator, weight: Array, flips: Flips, residual: Array
-) -> tuple[Array, float]:
-    """The residual without the steps that codes on the edge took.
+def resolve(operator: Operator, weight: Array, flips: Flips, residual: Array) -> Array:
+    """The residual without the steps that codes on the edge took, in rows.
 
-    A step is taken out where it makes its output vector's residual smaller. A vector
-    with more such codes than outputs does not determine them: its residual stays, and
-    the energy of its steps is returned to be allowed for.
+    The steps of a faithful backend are among those that could have been taken, so what
+    is left of its residual is never more than its roundings. What is left of a defect
+    is whatever no choice of steps can imitate.
 
     Args:
         operator: kind and groups.
         weight: float64, as the oracle has it.
         flips: from `find_flips`.
         residual: observed minus oracle, finite, in the output's shape.
-
-    Returns:
-        The residual in rows (see `as_rows`), and the energy to allow.
     """
     rows = np.array(as_rows(operator, residual))
     if not flips.count:
-        return rows, 0.0
+        return rows
     # (groups, K, out / groups): a step moves its output vector along one of these.
     directions = weight.reshape(operator.groups, -1, int(np.prod(weight.shape[1:])))
     directions = np.swapaxes(directions, 1, 2)
@@ -145,21 +140,29 @@ def resolve(
     found = rows[row[alone]]
     gain = 2 * (found * moves).sum(axis=1) - np.square(moves).sum(axis=1)
     rows[row[alone]] = found - np.where(gain > 0, 1.0, 0.0)[:, None] * moves
-    allowed = 0.0
     for start, end in zip(starts, ends, strict=True):
-        if end - start == 1:
-            continue
-        part = slice(start, end)
-        moves = step[part, None] * directions[group[start], column[part]]
-        if end - start > rows.shape[1]:
-            allowed += float(np.square(moves).sum())
-            continue
-        here = rows[row[start]]
+        if end - start > 1:
+            part = slice(start, end)
+            moves = step[part, None] * directions[group[start], column[part]]
+            rows[row[start]] = _without(moves, rows[row[start]])
+    return rows
+
+
+def _without(moves: Array, here: Array) -> Array:
+    """One vector's residual without the best choice of its steps.
+
+    Fewer steps than outputs are determined: least squares says which were taken. More
+    are not, so any share of each is admitted, which no choice can do better than.
+    """
+    from scipy.optimize import lsq_linear
+
+    if len(moves) <= len(here):
         share = np.linalg.lstsq(moves.T, here, rcond=None)[0]
-        better = here - (share > 0.5) @ moves
-        if np.square(better).sum() < np.square(here).sum():
-            rows[row[start]] = better
-    return rows, allowed
+        left: Array = here - (share > 0.5) @ moves
+        return left if np.square(left).sum() < np.square(here).sum() else here
+    share = lsq_linear(moves.T, here, bounds=(0, 1), method="bvls").x
+    nearest: Array = here - share @ moves
+    return nearest
 
 
 def _group_of(

@@ -7,9 +7,11 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from harness.errors import UsageError
-from harness.numerics import find_format
-from harness.schemes.types import Scheme, TensorScheme
+import numpy as np
+
+from harness.errors import NumericsError, UsageError
+from harness.numerics import Format, find_format, quantize
+from harness.schemes.types import Granularity, Scheme, TensorScheme
 
 _CHANNEL_FP8: Final = TensorScheme(format="fp8_e4m3", granularity="channel")
 _CHANNEL_INT8: Final = TensorScheme(format="int8", granularity="channel")
@@ -135,7 +137,10 @@ def scheme_from_table(name: str, table: Mapping[str, Any]) -> Scheme:
         UsageError: an unknown key or value; says what there is.
     """
     _known(table, _KEYS, f"scheme.{name}")
-    base = scheme_by_name(table["base"]) if "base" in table else None
+    given = table.get("base")
+    if given is not None and not isinstance(given, str):
+        raise UsageError(f"scheme.{name}.base={given!r}, but should be a scheme's name")
+    base = None if given is None else scheme_by_name(given)
     if base is None and "weights" not in table:
         raise UsageError(f"scheme.{name} has neither `base` nor `weights`")
     scheme = (
@@ -155,7 +160,11 @@ def scheme_from_table(name: str, table: Mapping[str, Any]) -> Scheme:
             )
         changes["keep"] = tuple(keep)
     if "summary" in table:
-        changes["summary"] = str(table["summary"])
+        if not isinstance(table["summary"], str):
+            raise UsageError(
+                f"scheme.{name}.summary={table['summary']!r}, but should be a text"
+            )
+        changes["summary"] = table["summary"]
     return dataclasses.replace(scheme, **changes)
 
 
@@ -165,30 +174,60 @@ def _tensor(table: Any, where: str) -> TensorScheme | None:
     if not isinstance(table, dict) or "format" not in table:
         raise UsageError(f'{where} should be {{ format = "...", granularity = "..." }}')
     _known(table, _TENSOR_KEYS, where)
-    fmt = find_format(table["format"])
-    granularity = table.get(
-        "granularity", "block" if fmt.kind == "block" else "channel"
+    fmt = _format(table["format"], where)
+    tensor = TensorScheme(
+        format=fmt.name,
+        granularity=_granularity(table, fmt, where),
+        block=table.get("block"),
+        dynamic=table.get("dynamic", True),
+        rule=table.get("rule"),
     )
-    allowed = (
-        ("block",) if fmt.kind == "block" else ("tensor", "channel", "row", "block")
-    )
-    if granularity not in allowed:
+    if not isinstance(tensor.dynamic, bool):
         raise UsageError(
-            f"{where}.granularity={granularity!r}, but should be one of {allowed} for "
+            f"{where}.dynamic={tensor.dynamic!r}, but should be true or false"
+        )
+    if not tensor.dynamic and fmt.scale == "fp8_e8m0":
+        raise UsageError(
+            f"{where}.dynamic=false, but {fmt.name} has no scale to calibrate: every "
+            "block's is found from the block"
+        )
+    _check_rule(fmt, tensor.rule, where)
+    return tensor
+
+
+def _format(name: Any, where: str) -> Format:
+    if not isinstance(name, str):
+        raise UsageError(f"{where}.format={name!r}, but should be a format's name")
+    fmt = find_format(name)
+    if fmt.kind == "scale":
+        raise UsageError(f"{where}.format: {name} is a format of scales, not of values")
+    return fmt
+
+
+def _granularity(table: Mapping[str, Any], fmt: Format, where: str) -> Granularity:
+    blocked = fmt.kind == "block"
+    found: Granularity = table.get("granularity", "block" if blocked else "channel")
+    allowed = ("block",) if blocked else ("tensor", "channel", "row", "block")
+    if found not in allowed:
+        raise UsageError(
+            f"{where}.granularity={found!r}, but should be one of {allowed} for "
             f"{fmt.name}"
         )
     block = table.get("block")
-    if granularity == "block" and fmt.kind != "block" and not block:
+    if found == "block" and not blocked and block is None:
         raise UsageError(f"{where}: granularity 'block' of {fmt.name} needs `block`")
-    if block is not None and (not isinstance(block, int) or block < 1):
+    whole = isinstance(block, int) and not isinstance(block, bool) and block >= 1
+    if block is not None and not whole:
         raise UsageError(f"{where}.block={block!r}, but should be a whole number >= 1")
-    return TensorScheme(
-        format=fmt.name,
-        granularity=granularity,
-        block=block,
-        dynamic=bool(table.get("dynamic", True)),
-        rule=table.get("rule"),
-    )
+    return found
+
+
+def _check_rule(fmt: Format, rule: Any, where: str) -> None:
+    """Numerics knows its rules: quantizing one number asks it."""
+    try:
+        quantize(np.ones((1, 1), np.float32), fmt.name, rule=rule)
+    except NumericsError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _known(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:

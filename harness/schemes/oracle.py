@@ -135,8 +135,8 @@ class OperatorOracle:
         observed = np.asarray(y, dtype=np.float64)
         with np.errstate(invalid="ignore"):
             residual = np.where(np.isfinite(observed), observed - found.exact, 0.0)
-        rows, allowed = resolve(self.operator, self.weight, found.flips, residual)
-        return float(np.square(rows).sum()), found.noise_sq + allowed
+        rows = resolve(self.operator, self.weight, found.flips, residual)
+        return float(np.square(rows).sum()), found.noise_sq
 
     def _others(self, x: Array, entry: Quantized) -> tuple[Array, ...]:
         """Decoded inputs of arithmetic that is off in the last bits."""
