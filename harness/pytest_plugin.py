@@ -184,13 +184,15 @@ class CheckItem(pytest.Item):
         elif str(found.verdict) == "unsupported":
             _unsupported(judgement, found.reason)
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    def repr_failure(
+        self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None
+    ) -> Any:
         """The judgement's words, without a traceback through the harness."""
         from harness.errors import HarnessError
 
         if isinstance(excinfo.value, VerdictError | HarnessError):
             return str(excinfo.value)
-        return super().repr_failure(excinfo)
+        return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Where it stands, for the terminal."""
@@ -202,7 +204,7 @@ def _check(judgement: Judgement, check: str) -> CheckResult | None:
 
 
 def _without_check(judgement: Judgement, check: str) -> None:
-    """A check that was not taken: fail with the target, or say why it does not apply."""
+    """A check that was not taken: fail with the target, or say that it is not."""
     if str(judgement.verdict) == "unsupported":
         _unsupported(judgement, judgement.reason)
     if judgement.exit_code:

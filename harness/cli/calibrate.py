@@ -42,9 +42,10 @@ def execute(options: argparse.Namespace) -> int:
     for result in results:
         for proposal in result.proposals:
             print(
-                f"{result.suite}/{proposal.target} {proposal.metric}: measured "
+                f"{proposal.target} {proposal.metric}: measured "
                 f"{proposal.value:.3g} ({proposal.low:.3g} to {proposal.high:.3g}, "
-                f"{proposal.cases} cases), limit {proposal.limit:.3g}, {proposal.change}"
+                f"{proposal.cases} cases), limit {proposal.limit:.3g}, "
+                f"{proposal.change}"
             )
         for skipped in result.skipped:
             print(f"{skipped}: not proposed")

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import UsageError
 from harness.files import write_json
 from harness.judge.serial import report_from_dict
-from harness.judge.types import Judgement, Report
+from harness.judge.types import Report
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class History:
 
     def series(self, target: str, measurement: str) -> list[tuple[str, float]]:
         """(run id, value) of one measurement of one target, oldest first."""
-        found = []
-        for report in self.reports:
-            for entry in report.targets:
-                if entry.name == target and measurement in entry.measurements:
-                    found.append((report.run, entry.measurements[measurement].value))
-        return found
+        return [
+            (report.run, entry.measurements[measurement].value)
+            for report in self.reports
+            for entry in report.targets
+            if entry.name == target and measurement in entry.measurements
+        ]
 
 
 def append(report: Report, folder: Path) -> Path:
@@ -79,8 +79,3 @@ def latest_run_folder(folder: Path) -> Path:
         f"{folder}: no run that passed and whose folder is still there; run "
         "`quantharness nightly` first"
     )
-
-
-def target_of(report: Report, name: str) -> Judgement | None:
-    """The target of that name in a run."""
-    return next((entry for entry in report.targets if entry.name == name), None)

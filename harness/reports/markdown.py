@@ -31,7 +31,7 @@ def render(
     trouble = [target for target in report.targets if needs_attention(target)]
     if trouble:
         lines += [
-            "| target | verdict | drift | budget | unexplained | limit | worst operator |",
+            "| target | verdict | drift | budget | unexplained | limit | operator |",
             "| --- | --- | ---: | ---: | ---: | ---: | --- |",
             *(_row(target) for target in trouble[:_ROWS]),
         ]

@@ -29,16 +29,15 @@ def operators(found: Sequence[OperatorResult], *, width: int = 720) -> Markup:
         share = (value - _LOW) / (high - _LOW)
         return top + (height - top - bottom) * (1 - min(max(share, 0.0), 1.0))
 
-    parts = [
-        f'<svg class="network" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="unexplained drift of {len(found)} operators">'
+    label = f"unexplained drift of {len(found)} operators"
+    box = f"0 0 {width} {height}"
+    parts = [f'<svg class="network" viewBox="{box}" role="img" aria-label="{label}">']
+    parts += [
+        f'<line class="grid" x1="{left}" x2="{width - 8}" y1="{y(power):.1f}" '
+        f'y2="{y(power):.1f}"/><text x="{left - 6}" y="{y(power) + 3:.1f}" '
+        f'text-anchor="end">1e{power}</text>'
+        for power in range(int(_LOW), math.floor(high) + 1, 2)
     ]
-    for power in range(int(_LOW), math.floor(high) + 1, 2):
-        parts.append(
-            f'<line class="grid" x1="{left}" x2="{width - 8}" y1="{y(power):.1f}" '
-            f'y2="{y(power):.1f}"/><text x="{left - 6}" y="{y(power) + 3:.1f}" '
-            f'text-anchor="end">1e{power}</text>'
-        )
     for index, entry in enumerate(found):
         x = left + index * step
         value, limit = _log(entry.unexplained), _log(entry.limit)

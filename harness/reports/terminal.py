@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.judge.types import Judgement, Report
@@ -115,9 +115,12 @@ def print_report(report: Report) -> None:
     """The matrix, what is wrong, and what to type next."""
     out = console()
     out.print(_matrix(report))
+    trouble: dict[str, list[Judgement]] = {}
     for target in report.targets:
         if needs_attention(target):
-            _print_trouble(out, target)
+            trouble.setdefault(target.reason, []).append(target)
+    for targets in trouble.values():
+        _print_trouble(out, targets)
     out.print(sentence(report), style="bold", markup=False)
     out.print(f"folder: {report.folder}   {report.seconds:.1f} s", markup=False)
     out.print(f"next: {next_command(report)}", markup=False, soft_wrap=True)
@@ -154,10 +157,12 @@ def _matrix(report: Report) -> Table:
     return table
 
 
-def _print_trouble(out: Console, target: Judgement) -> None:
-    out.print(
-        f"{target.name}: {target.verdict}", style=colour(target.verdict), markup=False
-    )
+def _print_trouble(out: Console, targets: Sequence[Judgement]) -> None:
+    """Targets with one and the same reason: said once."""
+    target = targets[0]
+    others = f" and {len(targets) - 1} more" if len(targets) > 1 else ""
+    heading = f"{target.name}{others}: {target.verdict}"
+    out.print(heading, style=colour(target.verdict), markup=False)
     out.print(f"  {target.reason}", markup=False, soft_wrap=True)
     worst = worst_operator(target)
     if worst is not None:
