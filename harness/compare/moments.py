@@ -126,7 +126,7 @@ class Moments:
         with np.errstate(over="ignore"):
             e = c - r
         a = np.abs(e)
-        self._add_extremes(origin, r, a)
+        self.add_extremes(origin, r, a)
         self._add_buckets(tile, a)
         if self.scale != 1.0:
             r, c = r * self.scale, c * self.scale
@@ -166,7 +166,8 @@ class Moments:
         row, column = divmod(index, tile.columns)
         return (tile.row + row) * self.columns + tile.column + column
 
-    def _add_extremes(self, origin: int, r: Array, a: Array) -> None:
+    def add_extremes(self, origin: int, r: Array, a: Array) -> None:
+        """See the largest |error| and |error| / |reference| of one tile."""
         worst = int(a.argmax())
         # Whole rows are contiguous, so the place is an offset.
         self.max_abs.see(float(a.flat[worst]), origin + worst)

@@ -11,6 +11,7 @@ import numpy as np
 from harness.compare.arrays import as_array
 from harness.compare.comparison import QUANTILES, SIGMAS, Comparison, NonFinite
 from harness.compare.moments import TILE, Moments, bucket_edges, tiles
+from harness.compare.native import NATIVE_FROM, fits, measure_native
 from harness.compare.structure import axis_profiles, worst_blocks
 from harness.errors import UsageError
 
@@ -162,7 +163,16 @@ def _compare_arrays(reference: Array, candidate: Array) -> Comparison:
 
 
 def measure(reference: Array, candidate: Array) -> Moments:
-    """One pass over two non-empty arrays of one shape."""
+    """One pass over two non-empty arrays of one shape; compiled if they are large."""
+    if reference.size >= NATIVE_FROM and fits(reference, candidate):
+        moments = measure_native(reference, candidate)
+        if moments is not None:
+            return moments
+    return measure_plain(reference, candidate)
+
+
+def measure_plain(reference: Array, candidate: Array) -> Moments:
+    """The same in NumPy, for any dtype and layout."""
     columns = reference.shape[-1] if reference.ndim else 1
     rows = reference.size // columns
     first = _as_matrix(reference, rows, columns)

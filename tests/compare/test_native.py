@@ -1,0 +1,94 @@
+"""The compiled pass gives what NumPy gives: counts and places equal, sums to 2**-44."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from harness.compare.moments import TILE
+from harness.compare.native import fits, measure_native
+from harness.compare.tensors import measure_plain
+
+pytest.importorskip("numba")
+
+SHAPES = [(37, 512), (3, TILE + 384), (5, 7, 33), (1, 9 * TILE), (2000, 48), (1,)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_numpy(dtype, shape):
+    """Every sum, count, profile, place and block, for shapes cut in every way."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    rng = np.random.default_rng(7)
+    reference = rng.standard_normal(shape).astype(kind)
+    reference.flat[:: max(1, reference.size // 5)] = 0
+    # Subnormals of each type are numbers like others.
+    reference.flat[-1] = np.float32(1e-7) if dtype == "float16" else np.float32(1e-40)
+    candidate = (reference.astype(np.float32) * 1.01).astype(kind)
+    candidate.flat[reference.size // 2] = 3.0
+
+    assert fits(reference, candidate)
+    native, plain = (f(reference, candidate) for f in (measure_native, measure_plain))
+
+    assert native.elements == plain.elements
+    assert native.differing == plain.differing
+    assert native.max_ulp == plain.max_ulp
+    assert native.max_abs == plain.max_abs
+    assert native.max_rel == plain.max_rel
+    assert native.histogram.tolist() == plain.histogram.tolist()
+    for name in ("error", "error_sq", "reference_sq", "candidate_sq", "product"):
+        size = plain.total("reference_sq")
+        assert native.total(name) == pytest.approx(
+            plain.total(name), rel=2**-44, abs=size * 2**-44
+        ), name
+    np.testing.assert_allclose(native.by_row, plain.by_row, rtol=2**-44)
+    np.testing.assert_allclose(native.by_column, plain.by_column, rtol=2**-44)
+    assert native.worst_blocks.keys() == plain.worst_blocks.keys()
+    for width, (energy, *place) in plain.worst_blocks.items():
+        assert native.worst_blocks[width][0] == pytest.approx(energy, rel=2**-44)
+        assert list(native.worst_blocks[width][1:]) == place
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_leaves_what_is_not_finite_to_numpy(bad, dtype):
+    """NaN and infinities are noticed wherever they are, on either side."""
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    for place in (0, 40_000, 99_999):
+        x, y = np.ones((2, 10, 10_000), kind)
+        y.flat[place] = bad
+        assert measure_native(x, y) is None
+        assert measure_native(y, x) is None
+
+
+def test_identical():
+    """No element differs."""
+    x = np.linspace(-1, 1, 100_000, dtype=np.float32)
+    found = measure_native(x, x.copy())
+    assert (found.differing, found.max_ulp, found.max_abs.value) == (0, 0, 0)
+
+
+def test_threads_do_not_matter(monkeypatch):
+    """One thread and eight give the same bits."""
+    rng = np.random.default_rng(8)
+    x, y = rng.standard_normal((2, 300, 700)).astype(np.float32)
+    found = []
+    for count in (1, 8):
+        monkeypatch.setattr("harness.compare.native._threads", lambda n=count: n)
+        found.append(measure_native(x, y))
+    one, many = found
+    assert one.error_sq == many.error_sq
+    assert one.by_column.tobytes() == many.by_column.tobytes()
+    assert one.by_row.tobytes() == many.by_row.tobytes()
+
+
+def test_relative_error_beyond_float32():
+    """A ratio too large for float32 is found in float64."""
+    x = np.full(70_000, 1e-30, np.float32)
+    y = x.copy()
+    y[69_000] = 1e30
+    y[100] = 1e29
+    found = measure_native(x, y)
+    assert found.max_rel.place == 69_000
+    assert found.max_rel.value == pytest.approx(1e60, rel=1e-6)
