@@ -141,7 +141,11 @@ class SuiteFile(pytest.File):
                 item.add_marker(pytest.mark.xdist_group(suite.name))
                 yield item
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    def repr_failure(
+        self,
+        excinfo: pytest.ExceptionInfo[BaseException],
+        style: Any = None,  # noqa: ARG002 - a node has it, a collector does not
+    ) -> Any:
         """A wrong suite.toml is one clear line, not a traceback."""
         from harness.errors import HarnessError
 

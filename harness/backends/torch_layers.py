@@ -206,10 +206,12 @@ class QuantizedLayer(torch.nn.Module):
 
     def _native(self, x: T) -> T:
         rows = x.reshape(-1, x.shape[-1])
-        scale = self._scale(rows).expand(rows.shape[0], 1).contiguous()
-        columns = self.stored.scales.reshape(1, -1).expand(
-            1, self.stored.codes.shape[0]
+        count, out = rows.shape[0], self.stored.codes.shape[0]
+        # The kernel asks for strides of 1 even along an axis of length 1.
+        scale = (
+            self._scale(rows).expand(count, 1).clone().as_strided((count, 1), (1, 1))
         )
+        columns = self.stored.scales.reshape(1, -1).expand(1, out).contiguous()
         if self.native == "torch._int_mm":
             codes = torch.round(rows / scale).clamp(-128, 127).to(torch.int8)
             product = torch._int_mm(codes, self.stored.codes.t()).to(torch.float32)  # noqa: SLF001

@@ -75,7 +75,7 @@ def _case(
 
 
 def outcome(verdict: Verdict, *, required: bool) -> str:
-    """ "failure", "error", "skipped" or "" for a verdict."""
+    """What JUnit calls a verdict: failure, error, skipped, or nothing."""
     if verdict.fails:
         return "failure"
     if verdict.infrastructure or (verdict is Verdict.UNSUPPORTED and required):

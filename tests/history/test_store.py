@@ -9,7 +9,7 @@ from harness.errors import UsageError
 from harness.history import append, latest_run_folder, load
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
-from make import judgement, report  # noqa: E402
+from make import judgement, report
 
 
 def test_appended_runs_come_back_in_order(tmp_path: Path):

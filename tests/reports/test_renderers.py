@@ -14,7 +14,7 @@ from harness.reports import junit, markdown, page
 from harness.reports.terminal import Progress, print_json, print_report
 
 sys.path.insert(0, str(Path(__file__).parent))
-from make import judgement, report  # noqa: E402
+from make import judgement, report
 
 EVIL = '<script>alert("x")</script>|`*'
 
