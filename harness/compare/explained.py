@@ -48,7 +48,8 @@ class Explained:
         """One call of one operator: its observed input and output.
 
         An output that is not finite where the oracle is counts as `nonfinite`; the
-        sums are then infinite, so that it can never pass for explained.
+        residual is then infinite, so that it can never pass for explained. So it is
+        when the input is not finite, or the output has another shape.
         """
         sums = self._sums.get(operator.name)
         if sums is None:
@@ -59,15 +60,16 @@ class Explained:
         )
         self.work += found.exact.size * operator.reduction
         sums.elements += found.exact.size
-        sums.signal += float(np.square(found.full).sum())
-        sums.quantization += float(np.square(found.exact - found.full).sum())
         observed = np.asarray(y, dtype=np.float64)
-        if observed.shape != found.exact.shape:
+        usable = bool(np.isfinite(found.exact + found.full).all())
+        if observed.shape != found.exact.shape or not usable:
             sums.residual = float("inf")
             return
-        finite = np.isfinite(observed)
-        if not finite.all():
-            sums.nonfinite += int((~finite & np.isfinite(found.exact)).sum())
+        sums.signal += float(np.square(found.full).sum())
+        sums.quantization += float(np.square(found.exact - found.full).sum())
+        wrong = int((~np.isfinite(observed)).sum())
+        if wrong:
+            sums.nonfinite += wrong
             sums.residual = float("inf")
         residual, explained = sums.oracle.against(found, observed)
         sums.residual += residual
@@ -108,6 +110,7 @@ def weight_evidence(
         nonfinite_scales=int((~finite).sum()),
         unusable_scales=int((scales[finite] <= 0).sum()),
         unexplained=_unexplained(operator, scheme, shown) if expected else None,
+        elements=operator.weight.size,
     )
 
 

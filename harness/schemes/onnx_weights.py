@@ -66,6 +66,8 @@ def _codes(nodes: Nodes, fmt: str, codes: Array) -> str:
 def _blocks(nodes: Nodes, quantized: Quantized, size: int) -> str:
     """(out, in, ...) split into blocks of `in`, decoded, scaled and joined again."""
     out, length, *rest = quantized.shape
+    # A block longer than the axis is the whole axis; two codes share a byte.
+    size = min(size, length + length % 2)
     count = -(-length // size)
     padding = [(0, 0), (0, count * size - length), *[(0, 0)] * len(rest)]
     codes = np.pad(quantized.codes, padding)

@@ -90,11 +90,12 @@ def test_an_output_of_another_shape_is_never_explained(operator, observed):
     assert explain(operator, (x, y[:1])).residual_sq == np.inf
 
 
-def test_a_nan_that_comes_in_is_never_explained(operator, observed):
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_comes_in_broken_is_never_explained(value, operator, observed):
     """NaN in, NaN out is not agreement; the other sums stay finite."""
     x, y = observed
     broken = x.copy()
-    broken[0, 0] = np.nan
+    broken[0, 0] = value
 
     found = explain(operator, (x, y), (broken, np.full_like(y, np.nan)))
 

@@ -1,0 +1,196 @@
+"""Where ONNX Runtime's optimizer does not compute what the graph says, we say so.
+
+Each test first asks ONNX Runtime itself, on a graph of a few nodes, whether this
+version deviates; one that does not is skipped with that as its reason. Measured with
+1.32.0: all three deviate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
+from harness.compare.explained import Explained
+from harness.judge.statistics.quadratic import energy_factor
+from harness.models.onnx_model import OnnxModel
+from harness.schemes.catalogue import SCHEMES
+
+LEVELS = onnxruntime.GraphOptimizationLevel
+
+
+def run(nodes, tensors, x, outputs, *, optimize):
+    """A bare graph in ONNX Runtime, without anything of ours."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, x.shape)],
+        [helper.make_tensor_value_info(name, 1, None) for name in outputs],
+        tensors,
+    )
+    opset = [helper.make_opsetid("", 21)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = LEVELS.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"x": x})
+
+
+def tensor(array, name):
+    """An initializer."""
+    return numpy_helper.from_array(np.asarray(array), name)
+
+
+def load(tmp_path, nodes, tensors, x, y):
+    """A user's ONNX file of the same layers, unquantized."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, x)],
+        [helper.make_tensor_value_info("y", 1, y)],
+        tensors,
+    )
+    opset = [helper.make_opsetid("", 21)]
+    onnx.save(helper.make_model(graph, opset_imports=opset), tmp_path / "m.onnx")
+    return OnnxModel(tmp_path / "m.onnx")
+
+
+def ratios(model, scheme, x, **settings):
+    """Unexplained drift of every operator, in units of its limit."""
+    operators = {operator.name: operator for operator in model.operators()}
+    session = OnnxRuntimeBackend(**settings).load(model, scheme)
+    outputs = session.run({"x": x}, capture=list(operators))
+    explained = Explained(scheme, session.arithmetic())
+    for name, operator in operators.items():
+        explained.add(operator, outputs[f"{name}/input"], outputs[name])
+    factor = energy_factor(0.01 / 1000)
+    return {
+        e.operator: math.sqrt(e.residual_sq / e.explained_sq) / factor
+        for e in explained.result()
+    }
+
+
+def test_int8_weights_quantize_the_input_too(tmp_path):
+    """DequantizeLinear(int8) + MatMul becomes MatMulNBits with INT8 activations."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-127, 128, (64, 64)).astype(np.int8)
+    x = rng.standard_normal((16, 64)).astype(np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["d"], axis=1),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
+    stored = [tensor(codes, "w"), tensor(np.full(64, 0.01, np.float32), "s")]
+    on, off = (run(nodes, stored, x, ["y"], optimize=o)[0] for o in (True, False))
+    if np.linalg.norm(on - off) < 1e-5 * np.linalg.norm(off):
+        pytest.skip(f"onnxruntime {onnxruntime.__version__} leaves the input alone")
+    weight = rng.standard_normal((64, 64)).astype(np.float32)
+    model = load(
+        tmp_path,
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")],
+        [tensor(weight, "w")],
+        ["n", 64],
+        ["n", 64],
+    )
+    scheme = SCHEMES["int8_weight_only"]
+
+    faithful = {"config": {"session.qdq_matmulnbits_accuracy_level": "1"}}
+
+    assert ratios(model, scheme, x)["fc"] > 10
+    assert ratios(model, scheme, x, **faithful)["fc"] < 1
+    assert ratios(model, scheme, x, optimization="off")["fc"] < 1
+
+
+def conv_model(tmp_path, rng, bias):
+    """Two convolutions with a Relu between them."""
+    shape = (4, 4, 3)
+    return load(
+        tmp_path,
+        [
+            helper.make_node("Conv", ["x", "w1", "b"], ["a"], "first", pads=[1, 1]),
+            helper.make_node("Relu", ["a"], ["r"], "relu"),
+            helper.make_node("Conv", ["r", "w2"], ["y"], "second", pads=[1, 1]),
+        ],
+        [
+            tensor(rng.standard_normal(shape).astype(np.float32), "w1"),
+            tensor(rng.standard_normal(shape).astype(np.float32), "w2"),
+            tensor(np.asarray(bias, np.float32), "b"),
+        ],
+        ["n", 4, 16],
+        ["n", 4, 16],
+    )
+
+
+def static_conv(bias):
+    """Q, DQ, Conv, Q, DQ of a convolution with one weight per channel."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "sx", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "sx", "zero"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "sw"], ["wd"], axis=0),
+        helper.make_node("Conv", ["d", "wd", "b"], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", "sx", "zero"], ["q2"]),
+        helper.make_node("DequantizeLinear", ["q2", "sx", "zero"], ["z"]),
+    ]
+    tensors = [
+        tensor(np.float32(0.1), "sx"),
+        tensor(np.int8(0), "zero"),
+        tensor(np.ones((1, 1, 1), np.int8), "w"),
+        tensor(np.full(1, 0.05, np.float32), "sw"),
+        tensor(np.full(1, bias, np.float32), "b"),
+    ]
+    return nodes, tensors
+
+
+def test_a_float_bias_becomes_int32(tmp_path):
+    """Between Q/DQ a Conv's bias is rounded to a multiple of both scales' product."""
+    nodes, tensors = static_conv(0.3003)
+    zero = np.zeros((1, 1, 2), np.float32)
+    on = run(nodes, tensors, zero, ["y", "z"], optimize=True)[0]
+    if on.ravel()[0] == np.float32(0.3003):
+        pytest.skip(f"onnxruntime {onnxruntime.__version__} keeps the bias")
+    rng = np.random.default_rng(1)
+    model = conv_model(tmp_path, rng, [0.3003, 0.1001, 0.7007, 0.5])
+    x = rng.standard_normal((8, 4, 16)).astype(np.float32)
+    amax = {"first": float(np.abs(x).max()), "second": 20.0}
+    scheme = dataclasses.replace(SCHEMES["int8_static"], calibration=amax)
+
+    assert ratios(model, scheme, x)["first"] > 10
+    assert ratios(model, scheme, x, optimization="off")["first"] < 1
+
+
+def test_a_relu_before_fp8_is_dropped(tmp_path):
+    """With zero point 0 it is taken for UINT8's: negative numbers go through.
+
+    No quantized operator is wrong, and observing the Relu's output keeps it alive: the
+    outputs of a run that observes differ from those of one that does not.
+    """
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("QuantizeLinear", ["r", "s", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "zero"], ["y"]),
+    ]
+    zero = helper.make_tensor("zero", TensorProto.FLOAT8E4M3FN, [], b"\0", raw=True)
+    tensors = [zero, tensor(np.float32(0.01), "s")]
+    negative = np.array([-1.0, 1.0], np.float32)
+    if run(nodes, tensors, negative, ["y"], optimize=True)[0].min() >= 0:
+        pytest.skip(f"onnxruntime {onnxruntime.__version__} keeps the Relu")
+    rng = np.random.default_rng(2)
+    model = conv_model(tmp_path, rng, np.zeros(4))
+    x = rng.standard_normal((8, 4, 16)).astype(np.float32)
+    amax = {"first": float(np.abs(x).max()), "second": 20.0}
+    scheme = dataclasses.replace(SCHEMES["fp8_e4m3_static"], calibration=amax)
+    session = OnnxRuntimeBackend().load(model, scheme)
+
+    plain = session.run({"x": x})["y"]
+    observed = session.run({"x": x}, capture=["first", "second"])["y"]
+
+    assert np.linalg.norm(plain - observed) > 0.1 * np.linalg.norm(observed)
