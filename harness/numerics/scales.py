@@ -5,9 +5,9 @@ power of two (UE8M0 scales); "unit" is 1, a plain cast; "full" (signed integers)
 amax / (2**(bits - 1) - 0.5), which lets the most negative code be used.
 
 MX (E8M0 scales; `emax` the element's largest exponent, `max` its largest value):
-"floor" is 2**(floor(log2 amax) - emax), OCP MX v1.0 section 6.3; "ceil" and "rceil"
-are 2**ceil(log2(amax / max)); "even" rounds amax to the element's mantissa, then
-floors.
+"floor" is 2**(floor(log2 amax) - emax), OCP MX v1.0 section 6.3; "ceil" is
+2**(ceil(log2 amax) - emax); "rceil" is 2**ceil(log2(amax / max)), which lets nothing
+saturate; "even" rounds amax to the element's mantissa, halves up, then floors.
 
 NVFP4 (E4M3 scales of blocks, one float32 scale of the tensor): "amax" has the tensor
 scale amax / (6 * 448); "no_global" has 1; "normal" is "amax" with block scales not
@@ -110,7 +110,8 @@ def mx_scales(element: Format, amax: Array, rule: str) -> Array:
     if rule == "even":
         power = power + (fraction >= 2 - 2.0 ** -(element.mantissa + 1))
     elif rule != "floor":
-        power = power + (fraction > element.max / 2.0**element.emax)
+        least = 1.0 if rule == "ceil" else element.max / 2.0**element.emax
+        power = power + (fraction > least)
     return _powers(np.where(amax > 0, power - element.emax + 127, 0))
 
 
@@ -118,12 +119,15 @@ def mx_addend(element: Format, rule: str) -> int:
     """What added to float32 bits of amax makes its exponent field that of the rule.
 
     "floor" adds nothing; "even" rounds half up at the element's last mantissa bit;
-    "ceil" and "rceil" carry when the fraction exceeds that of the largest value.
+    "ceil" carries when there is a fraction, "rceil" when it exceeds that of the largest
+    value.
     """
     if rule == "floor":
         return 0
     if rule == "even":
         return 1 << (22 - element.mantissa)
+    if rule == "ceil":
+        return 0x7FFFFF
     fraction = np.float32(element.max).view(np.uint32) & np.uint32(0x7FFFFF)
     return 0x7FFFFF - int(fraction)
 

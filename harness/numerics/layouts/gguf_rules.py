@@ -1,0 +1,124 @@
+"""Quantizing as ggml's reference code does, which differs from the formats' own rules.
+
+Q8_0 multiplies with the float32 reciprocal and rounds halves away from zero; Q4_0 maps
+the value of largest magnitude to -8 and truncates after adding 8.5; both use the scale
+before it is rounded to float16. MXFP4 is the floor rule with halves to the smaller
+code. ggml has no reference for NVFP4 in Python and searches Q4_K's scales; here NVFP4
+follows our rule without tensor scale, and Q4_K takes each group's range.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from harness.errors import NumericsError
+from harness.numerics.arrays import Array, as_numpy, floating, widened
+from harness.numerics.formats import FORMATS
+from harness.numerics.layouts.gguf import GGUF_TYPES, Q4K
+from harness.numerics.quantize import quantize
+from harness.numerics.quantized import Quantized
+from harness.numerics.scales import mx_scales
+
+
+def quantize_gguf(x: Any, kind: str) -> Quantized | Q4K:
+    """A tensor in a GGUF type, ready for `write_gguf`.
+
+    Args:
+        x: finite floating point values, rows of whole blocks along the last axis.
+        kind: a name of `GGUF_TYPES`.
+
+    Raises:
+        NumericsError: unknown type, not finite, or rows that are not whole blocks.
+    """
+    if kind not in GGUF_TYPES:
+        raise NumericsError(
+            f"GGUF type {kind!r}, but known are {', '.join(GGUF_TYPES)}"
+        )
+    values = widened(floating(as_numpy(x)[0])).astype(np.float32, copy=False)
+    size = GGUF_TYPES[kind].block
+    if values.ndim == 0 or values.shape[-1] % size:
+        raise NumericsError(f"shape={values.shape}, but {kind} has blocks of {size}")
+    if not np.isfinite(values).all():
+        raise NumericsError(f"{kind} holds no NaN or Inf; the tensor does")
+    if kind == "NVFP4":
+        return quantize(values, "nvfp4", rule="no_global")
+    if kind == "Q4_K":
+        return _q4_k(values)
+    blocks = values.reshape(*values.shape[:-1], -1, size)
+    codes, scales = {"Q8_0": _q8_0, "Q4_0": _q4_0, "MXFP4": _mxfp4}[kind](blocks)
+    return Quantized(
+        codes=codes.astype(np.uint8).reshape(values.shape),
+        scales=scales.astype(np.float32).reshape(*values.shape[:-1], -1),
+        global_scale=1.0,
+        format=GGUF_TYPES[kind].format,
+        axis=values.ndim - 1,
+        block=size,
+        shape=values.shape,
+        rule=f"gguf {kind}",
+    )
+
+
+def _inverse(d: Array) -> Array:
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse: Array = np.where(d == 0, np.float32(0), np.float32(1) / d)
+    return inverse
+
+
+def _q8_0(blocks: Array) -> tuple[Array, Array]:
+    d = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
+    scaled = blocks * _inverse(d)
+    magnitude = np.abs(scaled)
+    whole = np.floor(magnitude)
+    whole += np.floor(2 * (magnitude - whole))
+    codes = np.copysign(whole, scaled).astype(np.int8).view(np.uint8)
+    return codes, d.astype(np.float16)
+
+
+def _q4_0(blocks: Array) -> tuple[Array, Array]:
+    at = np.abs(blocks).argmax(axis=-1, keepdims=True)
+    d = np.take_along_axis(blocks, at, axis=-1) / np.float32(-8)
+    codes = np.trunc(blocks * _inverse(d) + np.float32(8.5)).astype(np.uint8)
+    return (np.clip(codes, 0, 15) - 8) & 15, d.astype(np.float16)
+
+
+def _mxfp4(blocks: Array) -> tuple[Array, Array]:
+    element = FORMATS["fp4_e2m1"]
+    amax = np.abs(blocks).max(axis=-1, keepdims=True)
+    scales = mx_scales(element, amax, "floor")
+    magnitude = np.abs(blocks)
+    table = element.decoded[:8]
+    # The first of the nearest codes wins, so a half goes to the smaller magnitude.
+    middles = (table[1:] + table[:-1]) / 2 * scales[..., None]
+    codes = (magnitude[..., None] > middles).sum(axis=-1)
+    negative = (blocks < 0) & (codes > 0)
+    return codes | (negative << 3), scales
+
+
+def _q4_k(values: Array) -> Q4K:
+    groups = values.reshape(*values.shape[:-1], -1, 8, 32)
+    low = np.minimum(groups.min(axis=-1), 0)
+    span = np.maximum(groups.max(axis=-1), 0) - low
+    d = (span.max(axis=-1) / np.float32(15 * 63)).astype(np.float16)
+    dmin = (-low.min(axis=-1) / np.float32(63)).astype(np.float16)
+    scales = _six_bits(span / np.float32(15), d)
+    minimums = _six_bits(-low, dmin)
+    step = d.astype(np.float32)[..., None] * scales
+    offset = dmin.astype(np.float32)[..., None] * minimums
+    ratio = (groups + offset[..., None]) * _inverse(step)[..., None]
+    codes = np.clip(np.rint(ratio), 0, 15).astype(np.uint8)
+    lead = values.shape[:-1]
+    return Q4K(
+        codes=codes.reshape(values.shape),
+        scales=scales.reshape(*lead, -1),
+        minimums=minimums.reshape(*lead, -1),
+        d=d,
+        dmin=dmin,
+    )
+
+
+def _six_bits(wanted: Array, unit: Array) -> Array:
+    ratio = wanted * _inverse(unit.astype(np.float32))[..., None]
+    codes: Array = np.clip(np.rint(ratio), 0, 63).astype(np.uint8)
+    return codes
