@@ -64,8 +64,8 @@ class TargetJob:
     backend: str
     scheme: Scheme
     #: Cases whose operators are captured; cases run again singly.
-    capture_cases: int = 24
-    repeat_cases: int = 6
+    capture_cases: int = 10
+    repeat_cases: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)

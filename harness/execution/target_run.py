@@ -31,7 +31,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 OnProgress = Callable[[int, int], None]
 
 #: Multiplications after which no further cases are checked operator by operator.
-_ORACLE_WORK = 4 * 10**9
+_ORACLE_WORK = 2 * 10**9
 
 
 def run_target(
@@ -191,21 +191,19 @@ def _check_operators(
         seen.add(name)
         explained.add(operators[name], x, y)
 
-    shapes = len(list(batches(suite.cases, len(suite.cases))))
-    chosen = spread(suite.cases, max(job.capture_cases, shapes)) if quantized else []
-    # Every length once; then more cases while the oracle's work is bounded.
-    for index, part in enumerate((chosen[:shapes], chosen[shapes:])):
-        for group in batches(part, job.suite.batch):
-            if index and explained.work > _ORACLE_WORK:
-                break
-            run_cases(
-                session,
-                suite.model,
-                group,
-                batch=job.suite.batch,
-                capture=quantized,
-                on_capture=on_capture,
-            )
+    chosen = spread(suite.cases, job.capture_cases) if quantized else []
+    for group in batches(chosen, job.suite.batch):
+        # The shortest and the longest come first, and are always checked.
+        if explained.work > _ORACLE_WORK:
+            break
+        run_cases(
+            session,
+            suite.model,
+            group,
+            batch=job.suite.batch,
+            capture=quantized,
+            on_capture=on_capture,
+        )
     if quantized and not seen:
         result.uncaptured = f"{job.backend} shows no operator outputs"
     result.operators = explained.result()
