@@ -1,7 +1,7 @@
 """Quantizing and decoding in torch, from the definitions of the formats.
 
-Written apart from `harness.numerics`, which is the oracle's: a mistake in one shows as a
-difference from the other.
+Written apart from `harness.numerics`, which is the oracle's: a mistake in one shows as
+a difference from the other.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 import torch
+from torch import Tensor as T
 
 from harness.errors import UnsupportedError
-
-T = torch.Tensor
 
 #: Formats that torch stores as such.
 NATIVE: Final = {

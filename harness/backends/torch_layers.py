@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from torch import Tensor as T
 
 from harness.backends.protocol import QuantizedTensor
 from harness.backends.torch_codec import (
@@ -23,10 +24,8 @@ from harness.numerics import FORMATS, Quantized, encode, find_format
 from harness.schemes.apply import OperatorPlan, quantize_weight, static_scale
 from harness.schemes.types import Scheme
 
-T = torch.Tensor
 
-
-class StoredWeight(torch.nn.Module):
+class StoredWeight(torch.nn.Module):  # type: ignore[misc]
     """A weight as codes and scales.
 
     FP8 and INT8 are stored in torch's own types; FP4 and INT4 two codes a byte, with
@@ -100,7 +99,7 @@ class StoredWeight(torch.nn.Module):
         )
 
 
-class QuantizedLayer(torch.nn.Module):
+class QuantizedLayer(torch.nn.Module):  # type: ignore[misc]
     """A Linear or convolution under a scheme.
 
     Args:

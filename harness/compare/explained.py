@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from harness.backends.protocol import Arithmetic, QuantizedTensor
-from harness.judge.evidence import OperatorEvidence, WeightEvidence
+from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
 from harness.models.types import Operator
 from harness.schemes.apply import plan_one, quantize_weight
 from harness.schemes.oracle import OperatorOracle

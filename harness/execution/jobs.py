@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from harness.backends.protocol import Arithmetic, Availability, Support
-from harness.judge.evidence import Failure, OperatorEvidence, Paired, WeightEvidence
+from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
+from harness.judge.evidence import Failure, Paired
 from harness.models.types import TensorSpec
 from harness.schemes.types import Scheme
 

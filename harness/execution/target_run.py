@@ -12,12 +12,13 @@ import numpy as np
 from harness.backends.protocol import Arithmetic, Artifact, Backend, Session
 from harness.backends.registry import Registry
 from harness.compare.explained import Explained, weight_evidence
+from harness.compare.operator_evidence import WeightEvidence
 from harness.errors import UnsupportedError
 from harness.execution.cases_run import CasesRun, batches, run_cases, spread
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import OracleJob, OracleRun, Repeat, TargetJob, TargetRun
 from harness.execution.loaded import Loaded, LoadedSuite
-from harness.judge.evidence import Failure, WeightEvidence
+from harness.judge.evidence import Failure
 from harness.models.types import Case, Model, Operator
 from harness.schemes.apply import OperatorPlan, plan
 from harness.schemes.oracle import dequantized_weights

@@ -17,7 +17,6 @@ from harness.judge.types import (
     Verdict,
 )
 
-
 _NAMED = frozenset({"inf", "-inf", "nan"})
 
 

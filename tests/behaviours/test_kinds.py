@@ -10,7 +10,7 @@ from harness.models.types import Case
 
 def cases(**expected):
     """Cases by id with what they expect."""
-    return [Case(id=name, inputs={}, expected=value) for name, value in expected.items()]
+    return [Case(id=name, inputs={}, expected=e) for name, e in expected.items()]
 
 
 def test_nearest_neighbour_right_and_wrong():

@@ -71,7 +71,7 @@ def test_state_is_carried_over_steps():
     """A recurrent model sees its own state: here a running sum."""
 
     class Summing:
-        def run(self, inputs, *, capture=()):
+        def run(self, inputs, **_):
             total = inputs["state"] + inputs["x"][None, :, :1]
             return Outputs({"y": total[0], "next": total})
 
@@ -99,7 +99,7 @@ def test_an_output_without_its_batch_axis_is_garbage():
     """A backend that returns another number of rows is an error, never sliced."""
 
     class Short:
-        def run(self, inputs, *, capture=()):
+        def run(self, inputs, **_):
             return Outputs({"y": inputs["x"][:1]})
 
     with pytest.raises(BackendError, match=r"output 'y' has shape \(1, 3\)"):

@@ -67,5 +67,5 @@ def test_unreadable_file_is_a_configuration_error(tmp_path: Path, content):
     if content is not None:
         file.write_bytes(content)
 
-    with pytest.raises(ConfigError, match="does not exist|not UTF-8"):
+    with pytest.raises(ConfigError, match=r"does not exist|not UTF-8"):
         read_toml(file)

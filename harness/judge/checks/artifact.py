@@ -6,7 +6,8 @@ import math
 import re
 from typing import Final
 
-from harness.judge.evidence import Evidence, WeightEvidence
+from harness.compare.operator_evidence import WeightEvidence
+from harness.judge.evidence import Evidence
 from harness.judge.levels import Levels
 from harness.judge.outcome import Outcome, names, passed, result
 from harness.judge.statistics.quadratic import energy_factor

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from harness.judge.evidence import Evidence, OperatorEvidence
+from harness.compare.operator_evidence import OperatorEvidence
+from harness.judge.evidence import Evidence
 from harness.judge.levels import Levels
 from harness.judge.outcome import Outcome, passed, result
 from harness.judge.statistics.quadratic import energy_factor, energy_p_value

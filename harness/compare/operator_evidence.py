@@ -1,0 +1,50 @@
+"""What is measured of one operator: its stored weight, and its outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightEvidence:
+    """One operator's weight as the backend really holds it."""
+
+    operator: str
+    #: Format the scheme wants; "" when the scheme leaves the operator alone.
+    expected: str
+    #: Format and element type found; "" when the backend shows nothing.
+    found: str
+    stored_as: str = ""
+    nonfinite_scales: int = 0
+    #: Scales that are zero or negative.
+    unusable_scales: int = 0
+    #: ||decoded - exact|| / ||exact - original||; 0: bit-faithful, None: not shown.
+    unexplained: float | None = None
+    #: Whether an operator that the scheme leaves alone was changed.
+    altered: bool = False
+    #: Elements of the weight; 0: not said.
+    elements: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorEvidence:
+    """Sums over the sampled cases for one operator; see `compare.explained`."""
+
+    operator: str
+    #: Sum of squares of y - oracle(x).
+    residual_sq: float
+    #: Sum of squares of oracle(x) - full precision(x).
+    quantization_sq: float
+    #: Sum of squares of full precision(x).
+    signal_sq: float
+    #: Expected sum of squares of what accumulation, output rounding and ambiguous
+    #: codes can explain: theory, from the declared arithmetic.
+    explained_sq: float
+    #: Output elements compared.
+    elements: int
+    execution: str = ""
+    #: Non-finite outputs where the oracle is finite.
+    nonfinite: int = 0
+    #: Sum of squares that the operator's output differed by when nothing changed
+    #: (repetitions, batches), over the same elements; 0: not measured.
+    measured_sq: float = 0.0
