@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 import torch
-from torch import Tensor as T
+from torch import Tensor as T  # noqa: N817 - as short as it is frequent
 
 from harness.errors import UnsupportedError
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
-from torch import Tensor as T
+from torch import Tensor as T  # noqa: N817 - as short as it is frequent
 
 from harness.backends.protocol import QuantizedTensor
 from harness.backends.torch_codec import (
