@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import add_run, run_arguments
-from harness.judge.types import Report
+
+if TYPE_CHECKING:
+    from harness.judge.types import Report
 
 EXAMPLE = "quantharness run suites --backend onnxruntime --scheme fp8_e4m3"
 
