@@ -77,9 +77,10 @@ def encode(
     """Codes of values, rounded once, from the type that they come in.
 
     NaN becomes the format's quiet NaN without payload and sign; in a format without
-    NaN the code of zero. Inf is an overflow. Zero, and what rounds to it, keeps its
-    sign where the format has one. fp8_e8m0 holds no zero, sign or Inf: what is not
-    positive and finite becomes its NaN; what is below 2**-127 becomes 2**-127.
+    NaN minus zero, or zero. Inf is an overflow. Zero, and what rounds to it, keeps its
+    sign where the format has one. fp8_e8m0 holds no zero, sign or Inf: negative numbers
+    and Inf become its NaN; what is below 2**-127 becomes 2**-127, zero too under
+    "saturate", else NaN.
 
     Args:
         x: float16, bfloat16, float32 or float64 values, any shape; NumPy or torch.

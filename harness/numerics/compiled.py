@@ -85,7 +85,7 @@ def plan(element: Format, overflow: str) -> Plan:
         limits[1] = element.max
         return Plan(1, p, limits)
     if element.kind == "table":
-        p[0] = element.values.index(0.0)
+        p[0] = element.nan_result
         limits[:15] = _thresholds(element)
         return Plan(2, p, limits)
     p[:10] = [int(value) for value in vars(recipe(element, overflow)).values()]

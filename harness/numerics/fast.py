@@ -57,7 +57,7 @@ def recipe(fmt: Format, overflow: str) -> Recipe:
         magic=magic,
         largest=fmt.largest_code,
         beyond=overflow_code(fmt, overflow),
-        nan=fmt.nan_code or 0,
+        nan=fmt.nan_result,
         sign=fmt.bits - 1,
         fnuz=fmt.specials == "fnuz",
     )

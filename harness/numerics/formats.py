@@ -120,6 +120,18 @@ class Format:
         return self.largest_code + 1 + quiet
 
     @property
+    def nan_result(self) -> int:
+        """Code that NaN is encoded as; without a NaN -0, or 0 without a sign.
+
+        Minus zero is what ml_dtypes and ONNX's node tests make of it.
+        """
+        if self.nan_code is not None:
+            return self.nan_code
+        if self.kind == "float":
+            return 1 << (self.bits - 1)
+        return self.values.index(0.0) if self.values else 0
+
+    @property
     def inf_code(self) -> int | None:
         """Code of positive infinity; None: there is no infinity."""
         return self.largest_code + 1 if self.specials == "ieee" else None

@@ -80,8 +80,7 @@ def encode_scalar(
     if fmt.kind == "scale":
         return _encode_scale(x, overflow, rounding, draw)
     if math.isnan(x):
-        # Without a NaN, the code of zero.
-        return fmt.values.index(0.0) if fmt.values else fmt.nan_code or 0
+        return fmt.nan_result
     if fmt.kind == "table":
         return _encode_table(fmt, x, rounding, draw)
     negative = math.copysign(1.0, x) < 0
@@ -161,6 +160,8 @@ def _encode_table(fmt: Format, x: float, rounding: str, draw: float) -> int:
 
 def _encode_scale(x: float, overflow: str, rounding: str, draw: float) -> int:
     """E8M0: powers of two; NaN for what is not positive and finite."""
+    if x == 0 and overflow == "saturate":
+        return 0
     if not (math.isfinite(x) and x > 0):
         return 255
     exact = Fraction(x)

@@ -96,7 +96,7 @@ def _float(
     if fmt.specials == "fnuz":
         # The code of negative zero is NaN: zeros have no sign, and neither has NaN.
         sign = np.where((codes == 0) | (codes == fmt.nan_code), 0, sign)
-    codes = np.where(nan, fmt.nan_code or 0, codes | sign)
+    codes = np.where(nan, fmt.nan_result, codes | sign)
     return codes.astype(np.uint16 if fmt.bits == 16 else np.uint8)
 
 
@@ -196,16 +196,18 @@ def _table(x: Array, fmt: Format, rounding: str, draws: Array | None) -> Array:
         upward = down > draws * (down + up)
     else:
         upward = _outward(rounding, negative) != negative
-    code = np.where(np.isnan(x), np.searchsorted(values, 0.0), 0)
-    return np.where(np.isnan(x), code, np.where(upward, high, low)).astype(np.uint8)
+    codes = np.where(upward, high, low)
+    return np.where(np.isnan(x), fmt.nan_result, codes).astype(np.uint8)
 
 
 def _scale(x: Array, overflow: str, rounding: str, draws: Array | None) -> Array:
     """E8M0: the middle of [2**e, 2**(e+1)] is 1.5 * 2**e; a tie goes to even codes."""
-    positive = np.isfinite(x) & (x > 0)
+    # Zero is below the smallest power, to which "saturate" moves it.
+    positive = np.isfinite(x) & ((x > 0) | ((x == 0) & (overflow == "saturate")))
     fraction, exponent = np.frexp(np.where(positive, x, 1.0).astype(np.float64))
-    code = np.maximum(exponent + 126, 0)
-    rest = np.where(exponent < -126, 0.0, 2 * fraction - 1)
+    tiny = (exponent < -126) | (fraction == 0)
+    code = np.where(tiny, 0, exponent + 126)
+    rest = np.where(tiny, 0.0, 2 * fraction - 1)
     if rounding == "nearest_even":
         up = (rest > 0.5) | ((rest == 0.5) & (code % 2 == 1))
     elif rounding == "nearest_away":
