@@ -50,7 +50,8 @@ def pack(codes: Any, format: str) -> Any:  # noqa: A002 - the field's word
         return back(array[..., 0::2] | (array[..., 1::2] << 4))
     a, b, c, d = (array[..., i::4] for i in range(4))
     three = np.stack([a | (b << 6), (b >> 2) | (c << 4), (c >> 4) | (d << 2)], axis=-1)
-    return back(three.reshape(*array.shape[:-1], -1))
+    size = array.shape[-1] // 4 * 3
+    return back(three.reshape(*array.shape[:-1], size))
 
 
 def unpack(data: Any, format: str, length: int) -> Any:  # noqa: A002
@@ -87,5 +88,6 @@ def unpack(data: Any, format: str, length: int) -> Any:  # noqa: A002
     else:
         x, y, z = (array[..., i::3] for i in range(3))
         parts = [x & 63, ((x >> 6) | (y << 2)) & 63, ((y >> 4) | (z << 4)) & 63, z >> 2]
-    codes = np.stack(parts, axis=-1).reshape(*array.shape[:-1], -1)
+    size = array.shape[-1] * 8 // bits
+    codes = np.stack(parts, axis=-1).reshape(*array.shape[:-1], size)
     return back(np.ascontiguousarray(codes[..., :length]))

@@ -12,3 +12,4 @@ sys.path.insert(0, str(Path(__file__).parent))
 def pytest_configure(config):
     """Know the marker of slow tests also where the plugin is not loaded."""
     config.addinivalue_line("markers", "quant_slow: takes longer than a second")
+    config.addinivalue_line("markers", "quant_gpu: needs a CUDA device")
