@@ -72,13 +72,18 @@ def _widen(bits, start, count, kind, scratch, values, out):
 
 @_jit
 def _max_ulp(a, b, start, count, sign):
-    """Largest distance of places in the format's order; see `harness.compare.ulp`."""
-    most = np.int64(0)
+    """Largest distance of places in the format's order; see `harness.compare.ulp`.
+
+    Places are moved up by `sign`, so that they are not negative and fit 32 bits.
+    """
+    most = np.uint32(0)
+    low = np.uint32(sign - np.uint32(1))
     for i in range(count):
-        x, y = np.int64(a[start + i]), np.int64(b[start + i])
-        p = -(x & (sign - 1)) if x & sign else x
-        q = -(y & (sign - 1)) if y & sign else y
-        most = max(most, abs(p - q))
+        x, y = np.uint32(a[start + i]), np.uint32(b[start + i])
+        p = sign - (x & low) if x & sign else sign + x
+        q = sign - (y & low) if y & sign else sign + y
+        p, q = np.uint32(p), np.uint32(q)
+        most = max(most, np.uint32(p - q) if p > q else np.uint32(q - p))
     return most
 
 
@@ -111,8 +116,7 @@ def gather(
         sums: (all tiles, 5) out: error, error^2, reference^2, candidate^2, product.
         maxima: (all tiles, 2) out: |error|; |error| / |reference| in float32.
         ulps: (all tiles,) out.
-        bad: (all tiles,) out: 1 where something is not finite and the sums are void;
-            2 where elements differ, 0 where all are equal.
+        bad: (all tiles,) out: 1 where something is not finite and the sums are void.
         histogram: of |error|, added to.
         by_row: (2, rows) error and reference energy, added to; (2, 0): not wanted.
         by_column: (2, columns), likewise.
@@ -132,7 +136,7 @@ def gather(
     ratio_bits = ratio.view(np.uint32)
     a_bits = np.empty(PIECE)
     a_places = a_bits.view(np.int64)
-    sign = np.int64(0x80000000) if kind == 0 else np.int64(0x8000)
+    sign = np.uint32(0x80000000) if kind == 0 else np.uint32(0x8000)
     differing = 0
     blocked = columns % 16 == 0
     for t in range(len(tiles)):
@@ -189,7 +193,8 @@ def gather(
                     maxima[number, 1] = max(
                         maxima[number, 1], np.float64(r_max.view(np.float32)[0])
                     )
-                    ulps[number] = max(ulps[number], _max_ulp(a, b, start, count, sign))
+                    apart = np.int64(_max_ulp(a, b, start, count, sign))
+                    ulps[number] = max(ulps[number], apart)
                 else:
                     histogram[0] += count
                 sums[number, 0] += total
