@@ -67,7 +67,8 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
 
 
-#: Public attributes of `torch.nn.Module`, which no layer may be called.
+#: Public attributes of `torch.nn.Module` (`smart_apply` is added to it by transformers),
+#: which no layer may be called.
 RESERVED: Final = frozenset(
     """T_destination add_module apply bfloat16 buffers call_super_init children compile
     cpu cuda double dump_patches eval extra_repr float forward get_buffer
@@ -78,7 +79,8 @@ RESERVED: Final = frozenset(
     register_full_backward_pre_hook register_load_state_dict_post_hook
     register_load_state_dict_pre_hook register_module register_parameter
     register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
-    set_extra_state set_submodule share_memory state_dict to to_empty train training
+    set_extra_state set_submodule share_memory smart_apply state_dict to to_empty
+    train training
     type xpu zero_grad""".split()  # noqa: SIM905 - reads better as text
 )
 

@@ -1,0 +1,271 @@
+"""The whole length on a real model: record, run, judge, and every way to fail."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.execution.api import explain, record, run
+
+pytestmark = pytest.mark.quant_slow
+
+ROOT = Path(__file__).parents[2]
+SUITE = """\
+[suite]
+name = "small"
+model = "harness.models.zoo:vad"
+cases = "cases.jsonl"
+reference = {{ backend = "torch", precision = "fp16" }}
+batch = {batch}
+
+[[target]]
+backend = "{backend}"
+scheme = "{scheme}"
+required = true
+
+[budget]
+drift = 1.0
+
+[[behaviour]]
+kind = "threshold"
+name = "speech"
+output = "output"
+label = "speech"
+margin = 0.5
+"""
+PLUGIN = """\
+import os, time
+import numpy as np
+from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
+from harness.backends.protocol import Artifact
+
+class Session:
+    def __init__(self, inner): self.inner = inner
+    def __getattr__(self, name): return getattr(self.inner, name)
+    def run(self, inputs, *, capture=()):
+        outputs = self.inner.run(inputs, capture=capture)
+        {act}
+        return outputs
+
+class Planted(OnnxRuntimeBackend):
+    def __init__(self):
+        super().__init__()
+        self.name = "planted"
+    def load(self, model, scheme):
+        {load}
+
+def register(registry):
+    registry.add_backend(Planted())
+"""
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A folder with twelve real clips and their golden."""
+    folder = tmp_path_factory.mktemp("small")
+    lines = (ROOT / "suites/vad/cases.jsonl").read_text().splitlines()
+    (folder / "cases.jsonl").write_text("\n".join(lines[::9][:12]) + "\n")
+    shutil.copy(ROOT / "suites/vad/clips.npz", folder)
+    write(folder)
+    result = record([folder], reason="test", allow_ci=True)
+    assert ["recorded"] == [suite.status for suite in result.suites]
+    return folder
+
+
+def write(folder, *, backend="onnxruntime", scheme="mxfp4", batch=16):
+    """The suite's toml."""
+    text = SUITE.format(backend=backend, scheme=scheme, batch=batch)
+    (folder / "suite.toml").write_text(text)
+
+
+@pytest.fixture
+def suite(recorded, tmp_path):
+    """A copy that a test may spoil."""
+    folder = tmp_path / "small"
+    shutil.copytree(recorded, folder)
+    return folder
+
+
+def judge(folder, out, **more):
+    """The judgement of the suite's only target."""
+    return run([folder], out=out, **more).targets[0]
+
+
+def test_a_clean_target_passes_with_its_evidence(suite, tmp_path):
+    """Pass, operators explained, and a run folder that reads back."""
+    found = judge(suite, tmp_path / "out")
+    data = json.loads((tmp_path / "out/run.json").read_text())
+
+    assert ("pass", 0) == (str(found.verdict), found.exit_code)
+    assert 7 == len(found.operators)
+    assert not any(entry.guilty for entry in found.operators)
+    assert {"suite", "backend", "scheme", "verdict", "reason", "measurements"} <= set(
+        data["targets"][0]
+    )
+    assert found.name == explain(tmp_path / "out", "mxfp4").targets[0].name
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_unchanged_runs_pass_at_every_thread_count_and_batch(
+    suite, tmp_path, backend, monkeypatch
+):
+    """Ten runs a backend that differ in threads and batch only: ten passes."""
+    verdicts = []
+    for threads in ("1", "2"):
+        monkeypatch.setenv("QUANTHARNESS_THREADS", threads)
+        for batch in (1, 2, 3, 5, 16):
+            write(suite, backend=backend, scheme="fp8_e4m3", batch=batch)
+            out = tmp_path / f"{threads}-{batch}"
+            verdicts.append(str(judge(suite, out).verdict))
+
+    assert ["pass"] * 10 == verdicts
+
+
+ROLL = """
+        from harness.schemes.onnx_qdq import build
+        from harness.backends.onnxruntime_backend import OnnxRuntimeSession
+        from onnx import numpy_helper
+        built = build(model.onnx(), scheme)
+        for tensor in built.proto.graph.initializer:
+            if tensor.name.startswith("node_linear/") and "weight_scale" in tensor.name:
+                array = numpy_helper.to_array(tensor)
+                rolled = np.roll(array, 1, axis=1)
+                assert not np.array_equal(rolled, array)
+                tensor.CopyFrom(numpy_helper.from_array(rolled, tensor.name))
+        return OnnxRuntimeSession(built, "fp32", scheme)
+"""
+PLAIN = "return Session(super().load(model, scheme))"
+
+
+@pytest.mark.parametrize(
+    ("load", "act", "verdict", "message"),
+    [
+        (ROLL, "pass", "defect", "node_linear"),
+        (PLAIN, "pass", "pass", ""),
+        (PLAIN, "os.abort()", "error", "SIGABRT"),
+        (PLAIN, "os._exit(3)", "error", "status 3"),
+        (PLAIN, "time.sleep(600)", "error", "no answer within 40 s"),
+        (PLAIN, "raise MemoryError('too much')", "error", "MemoryError: too much"),
+        (
+            PLAIN,
+            "outputs._arrays['output'] = outputs['output'] * np.nan",
+            "defect",
+            "nan",
+        ),
+        (
+            "s = Session(super().load(model, None)); s.artifact = Artifact; return s",
+            "pass",
+            "vacuous",
+            "",
+        ),
+    ],
+    ids=["rolled", "clean", "abort", "exit", "hang", "memory", "nan", "unquantized"],
+)
+def test_what_a_backend_does_wrong_is_the_targets_verdict(  # noqa: PLR0917
+    suite, tmp_path, load, act, verdict, message
+):
+    """A defect is named by its operator; a crash ends the target, not the run."""
+    plugin = tmp_path / "planted.py"
+    plugin.write_text(PLUGIN.format(act=act, load=load))
+    write(suite, backend="planted")
+
+    found = judge(suite, tmp_path / "out", plugins=[str(plugin)], timeout=40)
+
+    assert verdict == str(found.verdict), found.reason
+    assert message in found.reason
+
+
+def spoil_truncate(golden):
+    """Half of the tensors."""
+    path = next(golden.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def spoil_flip(golden):
+    """One bit of one byte."""
+    path = next(golden.glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+def spoil_foreign(golden):
+    """The golden of another suite."""
+    shutil.rmtree(golden)
+    shutil.copytree(ROOT / "golden/minilm", golden)
+
+
+def spoil_pointer(golden):
+    """What git-LFS leaves when the data was not pulled."""
+    path = next(golden.glob("*.safetensors"))
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_truncate, spoil_flip, spoil_foreign, spoil_pointer, shutil.rmtree]
+)
+def test_a_spoilt_golden_is_stale(suite, tmp_path, spoil):
+    """Truncated, altered, foreign, a pointer or missing: stale, and exit 1."""
+    spoil(suite / "golden")
+    found = judge(suite, tmp_path / "out")
+
+    assert ("stale", 1) == (str(found.verdict), found.exit_code)
+    assert found.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no cases"),
+        ('{"id": "a", "audio": "clips.npz#nothing"}\n', "no array 'nothing'"),
+        ('{"id": "a", "inputs": {"input": [[[1.0]]], "state": [[[0.0]]]}}\n', "shape"),
+        ('{"id": "a"\n', "not JSON"),
+    ],
+)
+def test_wrong_cases_end_the_run_with_one_message(suite, tmp_path, content, message):
+    """Empty, malformed or misshapen cases are wrong usage: exit 2."""
+    (suite / "cases.jsonl").write_text(content)
+
+    with pytest.raises(UsageError, match=message):
+        judge(suite, tmp_path / "out")
+
+
+def test_other_cases_make_the_golden_stale(suite, tmp_path):
+    """A golden recorded from other cases is not compared."""
+    file = suite / "cases.jsonl"
+    file.write_text("\n".join(file.read_text().splitlines()[:-1]) + "\n")
+    found = judge(suite, tmp_path / "out")
+
+    assert "stale" == str(found.verdict)
+    assert "other cases" in found.reason
+
+
+def test_a_run_against_itself_as_baseline_passes(suite, tmp_path):
+    """Bit-identical outputs are no regression, and the baseline is named."""
+    first = run([suite], out=tmp_path / "first")
+    second = run([suite], out=tmp_path / "second", baseline=str(tmp_path / "first"))
+
+    assert first.run == second.baseline
+    assert 0 == second.exit_code
+
+
+def test_a_sealed_golden_is_not_overwritten(suite):
+    """Without --renew nothing is written; the same content is `unchanged`."""
+    before = {p.name: p.read_bytes() for p in (suite / "golden").iterdir()}
+    result = record([suite], allow_ci=True)
+
+    assert result.suites[0].status in ("unchanged", "refused")
+    assert before == {p.name: p.read_bytes() for p in (suite / "golden").iterdir()}
+
+
+def test_recording_on_ci_needs_leave(suite, monkeypatch):
+    """A CI machine does not bless its own output."""
+    monkeypatch.setenv("CI", "true")
+    shutil.rmtree(suite / "golden")
+
+    with pytest.raises(UsageError, match="--allow-ci"):
+        record([suite])
+    assert "CI" in os.environ
