@@ -67,8 +67,8 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
 
 
-#: Public attributes of `torch.nn.Module` (`smart_apply` is added to it by transformers),
-#: which no layer may be called.
+#: Public attributes of `torch.nn.Module`, which no layer may be called; transformers
+#: adds `smart_apply` to it.
 RESERVED: Final = frozenset(
     """T_destination add_module apply bfloat16 buffers call_super_init children compile
     cpu cuda double dump_patches eval extra_repr float forward get_buffer
