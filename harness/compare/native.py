@@ -131,7 +131,7 @@ def _run(
             )
         )
 
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         differing = sum(pool.map(do, range(len(bounds))))
     for part in parts:
         moments.histogram += part.histogram
@@ -142,7 +142,7 @@ def _run(
     return differing
 
 
-def _threads() -> int:
+def threads() -> int:
     """Cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, min(_PARTS, len(os.sched_getaffinity(0))))

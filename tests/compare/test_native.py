@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from harness.compare.logits import compare_logits
 from harness.compare.moments import TILE
 from harness.compare.native import fits, measure_native
 from harness.compare.tensors import measure_plain
@@ -75,7 +76,7 @@ def test_threads_do_not_matter(monkeypatch):
     x, y = rng.standard_normal((2, 300, 700)).astype(np.float32)
     found = []
     for count in (1, 8):
-        monkeypatch.setattr("harness.compare.native._threads", lambda n=count: n)
+        monkeypatch.setattr("harness.compare.native.threads", lambda n=count: n)
         found.append(measure_native(x, y))
     one, many = found
     assert one.error_sq == many.error_sq
@@ -92,3 +93,33 @@ def test_relative_error_beyond_float32():
     found = measure_native(x, y)
     assert found.max_rel.place == 69_000
     assert found.max_rel.value == pytest.approx(1e60, rel=1e-6)
+
+
+@pytest.mark.parametrize("noise", [1e-3, 0.1, 3.0])
+@pytest.mark.parametrize("width", [5, 1000, 3001])
+def test_logits_equal_numpy(monkeypatch, noise, width):
+    """KL, reverse KL and JS within 1e-13, flips and top-5 equal."""
+    rng = np.random.default_rng(9)
+    a = (4 * rng.standard_normal((50, width))).astype(np.float32)
+    b = (a + noise * rng.standard_normal(a.shape)).astype(np.float32)
+    labels = rng.integers(-1, width, 50)
+    plain = compare_logits(a, b, labels=labels)
+    monkeypatch.setattr("harness.compare.logits.NATIVE_FROM", 0)
+    native = compare_logits(a, b, labels=labels)
+
+    assert native.flips == plain.flips
+    assert native.top5_agreement == pytest.approx(plain.top5_agreement, rel=1e-12)
+    assert native.delta_p_rows.tolist() == plain.delta_p_rows.tolist()
+    assert native.kl_rows == pytest.approx(plain.kl_rows, rel=1e-12, abs=1e-13)
+    assert native.reverse_kl == pytest.approx(plain.reverse_kl, rel=1e-12, abs=1e-13)
+    assert native.js == pytest.approx(plain.js, rel=1e-12, abs=1e-13)
+
+
+def test_logits_not_finite(monkeypatch):
+    """A row that is not finite is noticed."""
+    monkeypatch.setattr("harness.compare.logits.NATIVE_FROM", 0)
+    a = np.zeros((3, 300), np.float32)
+    for bad in (np.nan, np.inf, -np.inf):
+        b = a.copy()
+        b[1, 299] = bad
+        assert "1 of 3 rows" in compare_logits(a, b).problem
