@@ -34,7 +34,7 @@ _jit = nb.njit(
 
 
 @_jit
-def _widen(bits, start, count, kind, scratch, values, out):
+def _widen(bits, count, kind, scratch, values, out):
     """Bits to float64; returns whether one is not finite.
 
     `values` is `scratch` (uint32) seen as float32.
@@ -42,13 +42,13 @@ def _widen(bits, start, count, kind, scratch, values, out):
     worst = np.uint32(0)
     if kind == 0:
         for i in range(count):
-            b = np.uint32(bits[start + i])
+            b = np.uint32(bits[i])
             scratch[i] = b
             worst = max(worst, b & np.uint32(0x7FFFFFFF))
         limit = np.uint32(0x7F800000)
     elif kind == 1:
         for i in range(count):
-            b = np.uint32(bits[start + i])
+            b = np.uint32(bits[i])
             worst = max(worst, b & np.uint32(0x7FFF))
             # Exponent and mantissa in place, the exponent's bias put right below.
             scratch[i] = ((b & np.uint32(0x8000)) << np.uint32(16)) | (
@@ -57,7 +57,7 @@ def _widen(bits, start, count, kind, scratch, values, out):
         limit = np.uint32(0x7C00)
     else:
         for i in range(count):
-            b = np.uint32(bits[start + i]) << np.uint32(16)
+            b = np.uint32(bits[i]) << np.uint32(16)
             scratch[i] = b
             worst = max(worst, b & np.uint32(0x7FFFFFFF))
         limit = np.uint32(0x7F800000)
@@ -71,7 +71,7 @@ def _widen(bits, start, count, kind, scratch, values, out):
 
 
 @_jit
-def _max_ulp(a, b, start, count, sign):
+def _max_ulp(a, b, count, sign):
     """Largest distance of places in the format's order; see `harness.compare.ulp`.
 
     Places are moved up by `sign`, so that they are not negative and fit 32 bits.
@@ -79,7 +79,7 @@ def _max_ulp(a, b, start, count, sign):
     most = np.uint32(0)
     low = np.uint32(sign - np.uint32(1))
     for i in range(count):
-        x, y = np.uint32(a[start + i]), np.uint32(b[start + i])
+        x, y = np.uint32(a[i]), np.uint32(b[i])
         p = sign - (x & low) if x & sign else sign + x
         q = sign - (y & low) if y & sign else sign + y
         p, q = np.uint32(p), np.uint32(q)
@@ -149,8 +149,10 @@ def gather(
                 count = min(PIECE, width - offset)
                 column = column0 + offset
                 start = row * columns + column
-                if _widen(a, start, count, kind, scratch, values, r) | _widen(
-                    b, start, count, kind, scratch, values, c
+                # Slices, because an index with an offset does not vectorise.
+                part_a, part_b = a[start : start + count], b[start : start + count]
+                if _widen(part_a, count, kind, scratch, values, r) | _widen(
+                    part_b, count, kind, scratch, values, c
                 ):
                     bad[number] = 1
                     break
@@ -193,7 +195,7 @@ def gather(
                     maxima[number, 1] = max(
                         maxima[number, 1], np.float64(r_max.view(np.float32)[0])
                     )
-                    apart = np.int64(_max_ulp(a, b, start, count, sign))
+                    apart = np.int64(_max_ulp(part_a, part_b, count, sign))
                     ulps[number] = max(ulps[number], apart)
                 else:
                     histogram[0] += count
@@ -205,9 +207,12 @@ def gather(
                 error_row += total_e
                 signal_row += total_r
                 if by_column.shape[1]:
+                    error_column = by_column[0, column : column + count]
+                    signal_column = by_column[1, column : column + count]
                     for i in range(count):
-                        by_column[0, column + i] += e[i]
-                        by_column[1, column + i] += r[i] * r[i]
+                        error_column[i] += e[i]
+                    for i in range(count):
+                        signal_column[i] += r[i] * r[i]
                 if blocked and different:
                     _worst_blocks(e, count, columns, row, column, blocks[number], s)
             if by_row.shape[1]:
@@ -220,10 +225,11 @@ def gather(
 def _worst_blocks(e, count, columns, row, column, best, s):
     """Keep the worst block of 16, 32 and 128 of one piece."""
     blocks = count // 16
+    rows = e[: blocks * 16].reshape(blocks, 16)
     for k in range(blocks):
         total = 0.0
         for i in range(16):
-            total += e[k * 16 + i]
+            total += rows[k, i]
         s[k] = total
     width = 16
     for level in range(3):
