@@ -23,7 +23,7 @@ TILE: Final = 1 << 16
 #: Columns of a tile are cut at multiples of this, the widest block that is reported.
 WIDEST_BLOCK: Final = 128
 #: Longest axis whose profile is kept, so that memory stays bounded.
-LONGEST_PROFILE: Final = 1 << 20
+LONGEST_PROFILE: Final = 1 << 18
 #: Widths of the blocks that formats scale together.
 BLOCKS: Final = (16, 32, 128)
 #: Buckets of |error|: sign-less float32 bits without the 16 lowest of the mantissa.

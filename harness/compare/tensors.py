@@ -25,7 +25,7 @@ def compare(reference: Any, candidate: Any) -> Comparison:
     """Measure how far a candidate is from its reference.
 
     Everything is computed in float64, tile by tile, with at most a few MiB of memory
-    above the inputs (more only for axes of up to 2**20 positions, 16 bytes each).
+    above the inputs, 64 at most: axes of more than 2**18 positions get no profile.
     Shape, dtype and non-finite values are looked at first.
 
     - identical: `identical`, zero distances, sqnr_db inf, cosine 1.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from harness.compare.logits import compare_logits
-from harness.compare.moments import TILE
+from harness.compare.moments import LONGEST_PROFILE, TILE
 from harness.compare.native import fits, measure_native
 from harness.compare.tensors import measure_plain
 
@@ -44,7 +44,10 @@ def test_equals_numpy(dtype, shape):
             plain.total(name), rel=2**-44, abs=size * 2**-44
         ), name
     np.testing.assert_allclose(native.by_row, plain.by_row, rtol=2**-44)
-    np.testing.assert_allclose(native.by_column, plain.by_column, rtol=2**-44)
+    if shape[-1] > LONGEST_PROFILE:
+        assert native.by_column is plain.by_column is None
+    else:
+        np.testing.assert_allclose(native.by_column, plain.by_column, rtol=2**-44)
     assert native.worst_blocks.keys() == plain.worst_blocks.keys()
     for width, (energy, *place) in plain.worst_blocks.items():
         assert native.worst_blocks[width][0] == pytest.approx(energy, rel=2**-44)

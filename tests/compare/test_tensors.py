@@ -317,3 +317,19 @@ def test_quantiles_of_large_tensors():
     rms = math.sqrt(found.mse)
     for k, share in found.beyond_sigma.items():
         assert share <= (magnitude > k * rms).mean() <= share * 1.1 + 1e-4
+
+
+@pytest.mark.parametrize("shape", [(16, 1 << 18), (1 << 18, 16), (1 << 22,)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_memory_is_bounded(shape, dtype):
+    """At most 64 MiB above the inputs, however long an axis is."""
+    import tracemalloc
+
+    x = np.ones(shape, dtype)
+    y = x + np.float32(0.5)
+    compare(x[:1], y[:1])
+    tracemalloc.start()
+    compare(x, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 << 20
