@@ -84,6 +84,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RUNS] = _Runs(config)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under `-n N` a suite stays on one worker: its model is loaded once."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySuite(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        """Items of a `suite.toml` together, every other test by itself."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file.endswith("suite.toml") else nodeid
+
+    return BySuite(config, log)
+
+
 def pytest_collect_file(parent: pytest.Collector, file_path: Path) -> SuiteFile | None:
     """A `suite.toml` is a file of items."""
     if file_path.name != "suite.toml":
@@ -97,7 +114,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("quant_backend"):
         from harness.backends.registry import load_registry
 
-        available = load_registry().backend(mark.args[0]).probe()
+        registry = load_registry(item.config.option.quant_plugin)
+        available = registry.backend(mark.args[0]).probe()
         if not available.available:
             pytest.skip(available.reason)
     if item.get_closest_marker("quant_gpu") and not _has_gpu():
@@ -137,7 +155,7 @@ class SuiteFile(pytest.File):
                     target=target,
                     check=check,
                 )
-                # Under --dist loadgroup a suite stays on one worker: one model load.
+                # Under --dist loadgroup too a suite stays on one worker.
                 item.add_marker(pytest.mark.xdist_group(suite.name))
                 yield item
 

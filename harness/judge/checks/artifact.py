@@ -94,11 +94,18 @@ def _quantized(evidence: Evidence) -> bool:
         w.expected and w.found for w in evidence.weights
     ):
         return True
-    # An output nearer to the oracle than to full precision was quantized.
-    if any(o.residual_sq < o.quantization_sq for o in evidence.operators):
+    # Within half the way from the oracle to full precision, an output is certainly
+    # nearer to the oracle: an unquantized one stands at the whole way, give or take
+    # its roundings.
+    if any(o.residual_sq < o.quantization_sq / 4 for o in evidence.operators):
         return True
-    end, oracle = evidence.end_to_end, evidence.oracle_drift
-    return end is not None and oracle is not None and end.ratio < oracle.ratio
+    drift, oracle = evidence.drift, evidence.oracle_drift
+    if evidence.operators or evidence.end_to_end is None:
+        return False
+    if drift is None or oracle is None:
+        return False
+    # Nothing shows inside: the outputs must have moved as the scheme moves them.
+    return 0 < oracle.ratio / 2 < drift.ratio
 
 
 def _visible(evidence: Evidence) -> tuple[WeightEvidence, ...]:

@@ -162,3 +162,32 @@ def test_many_wrong_weights_are_one_reason(make):
 
     assert "weight of layer.0=int8" in found.reason
     assert "[9 operators: also layer.1, layer.2, layer.3 and 5 more]" in found.reason
+
+
+@pytest.mark.parametrize("share", [0.9999, 1.0, 1.0001])
+def test_full_precision_is_vacuous_however_its_roundings_fall(make, share):
+    """An unquantized output stands as far from the oracle as quantization moves it."""
+    operator = make["operator"](residual=0.01 * share)
+    found = first(make, weights=(), operators=(operator,), end_to_end=None)
+
+    assert found.verdict is Verdict.VACUOUS
+
+
+@pytest.mark.parametrize(
+    ("drift", "verdict"),
+    [(0.001, Verdict.VACUOUS), (0.024, Verdict.VACUOUS), (0.05, Verdict.PASS)],
+)
+def test_a_backend_that_shows_nothing_must_move_as_the_scheme_does(
+    make, drift, verdict
+):
+    """Only outputs: those that hardly left the reference were not quantized."""
+    found = first(
+        make,
+        weights=(),
+        operators=(),
+        drift=make["paired"](drift, spread=0.0),
+        oracle_drift=make["paired"](0.05, spread=0.0),
+        end_to_end=make["paired"](0.05, spread=0.0),
+    )
+
+    assert found.verdict is verdict
