@@ -27,7 +27,7 @@ def render(
     mark = {0: "✅", 1: "❌", 3: "⚠️"}[report.exit_code]
     lines = [f"## {mark} quantharness: {sentence(report)}", ""]
     if report.baseline:
-        lines += [f"Compared with baseline `{_cell(report.baseline)}`.", ""]
+        lines += [f"Compared with baseline {_code(report.baseline)}.", ""]
     trouble = [target for target in report.targets if needs_attention(target)]
     if trouble:
         lines += [
@@ -49,7 +49,7 @@ def render(
         ]
         lines.append("")
     lines.append(
-        f"Run `{_cell(report.run)}`, {report.seconds:.0f} s, `{_cell(report.folder)}`."
+        f"Run {_code(report.run)}, {report.seconds:.0f} s, {_code(report.folder)}."
     )
     return "\n".join(lines) + "\n"
 
@@ -58,19 +58,25 @@ def _row(target: Judgement) -> str:
     drift, unexplained = measured(target, "drift"), measured(target, "unexplained")
     worst = worst_operator(target)
     cells = [
-        f"`{_cell(target.name)}`",
+        _code(target.name),
         f"**{target.verdict}**",
         number(drift.value if drift else None),
         f"{number(drift.budget)} ({percent(drift.slack)} left)" if drift else "-",
         number(unexplained.value if unexplained else None),
         number(unexplained.budget if unexplained else None),
-        f"`{_cell(worst.name)}`" if worst else "-",
+        _code(worst.name) if worst else "-",
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def _reason(target: Judgement) -> str:
-    return f"- `{_cell(target.name)}`: {_cell(target.reason)}"
+    return f"- {_code(target.name)}: {_cell(target.reason)}"
+
+
+def _code(text: str) -> str:
+    """Text as it is; of a table only `|` needs care, and a backtick ends the code."""
+    plain = re.sub(r"\s+", " ", str(text)).replace("`", "'")
+    return f"`{plain.replace('|', '¦')}`"
 
 
 def _cell(text: str) -> str:

@@ -70,10 +70,12 @@ def sparkline(values: Sequence[float], *, width: int = 120, height: int = 24) ->
     if len(finite) < 2:
         return Markup("")
     low, high = min(finite), max(finite)
-    span = (high - low) or 1.0
+    # A flat line lies in the middle: it has neither risen nor fallen.
+    span = high - low or 1.0
+    base = 0.5 if high == low else 0.0
     step = (width - 8) / (len(finite) - 1)
     points = [
-        (4 + index * step, height - 4 - (value - low) / span * (height - 8))
+        (4 + index * step, height - 4 - (base + (value - low) / span) * (height - 8))
         for index, value in enumerate(finite)
     ]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
