@@ -8,87 +8,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from harness.compare.arrays import as_array
+from harness.compare.comparison import Comparison
 from harness.compare.embeddings import cosine_rows
 from harness.compare.logits import LogitsComparison, compare_logits
+from harness.compare.metric import Metric, Needs, alike, measure_all
+from harness.compare.probabilities import compare_probabilities
 from harness.compare.tensors import compare
 
+__all__ = ["METRICS", "Metric", "measure_all", "metrics_for"]
+
 Array = np.ndarray[Any, np.dtype[Any]]
-Needs = Literal["tensor", "embedding", "distribution", "logits", "labels"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A measurement of one output of one case.
-
-    Attributes:
-        name: after the output's name in budgets and reports, `OUTPUT.NAME`.
-        better: "lower" or "higher".
-        unit: "nats", "dB", "1" (a ratio or share), ...; "" for the output's own unit.
-        needs: kind of output, or "labels" for logits with known right tokens.
-        worst: value where nothing can be compared; no threshold passes it.
-        noise: "deterministic" if equal outputs give equal values, "noisy" if the value
-            has a sampling error of its own.
-        interval: how its mean over cases gets an interval: by cases, or by documents
-            or prompts (clusters), since tokens of one text are not independent.
-        measure: value of (reference, candidate); must not return NaN.
-        summary: one line for reports.
-    """
-
-    name: str
-    better: Literal["lower", "higher"]
-    unit: str
-    needs: Needs
-    worst: float
-    measure: Callable[[Any, Any], float]
-    summary: str
-    noise: Literal["deterministic", "noisy"] = "deterministic"
-    interval: Literal["bootstrap by case", "bootstrap by cluster"] = "bootstrap by case"
-
-    def __call__(self, reference: Any, candidate: Any) -> float:
-        """The value; the worst one where it would be NaN."""
-        value = float(self.measure(reference, candidate))
-        return self.worst if math.isnan(value) else value
+def _compare(reference: Any, candidate: Any) -> Comparison:
+    found = compare(*alike(reference, candidate))
+    assert isinstance(found, Comparison)  # sanity check: arrays, not mappings
+    return found
 
 
-def _tensor(name: str) -> Callable[[Any, Any], float]:
-    def measure(reference: Any, candidate: Any) -> float:
-        return float(getattr(compare(reference, candidate), name))
-
-    return measure
+def _tensor(name: str) -> Callable[[Comparison], float]:
+    return lambda found: float(getattr(found, name))
 
 
-def _magnitude(name: str) -> Callable[[Any, Any], float]:
-    def measure(reference: Any, candidate: Any) -> float:
-        return abs(float(getattr(compare(reference, candidate), name)))
-
-    return measure
+def _magnitude(name: str) -> Callable[[Comparison], float]:
+    return lambda found: abs(float(getattr(found, name)))
 
 
-def _logits(name: str) -> Callable[[Any, Any], float]:
-    def measure(reference: Any, candidate: Any) -> float:
-        found: LogitsComparison = compare_logits(reference, candidate)
+def _tokens(name: str) -> Callable[[LogitsComparison], float]:
+    def measure(found: LogitsComparison) -> float:
         value = getattr(found, name)
         return math.nan if value is None or found.problem else float(value)
-
-    return measure
-
-
-def _probabilities(name: str) -> Callable[[Any, Any], float]:
-    """A metric of logits, of probabilities: their logarithms are logits."""
-
-    def measure(reference: Any, candidate: Any) -> float:
-        both = [as_array(x).astype(np.float64) for x in (reference, candidate)]
-        if any(not np.isfinite(x).all() or (x < 0).any() for x in both):
-            return math.nan
-        with np.errstate(divide="ignore"):
-            logs = [np.maximum(np.log(x), -700.0) for x in both]
-        return _logits(name)(*logs)
 
     return measure
 
@@ -108,7 +62,7 @@ _TOKENS: Final = "bootstrap by cluster"
 
 def _of_tokens(
     needs: Needs,
-    source: Callable[[str], Callable[[Any, Any], float]],
+    prepare: Callable[[Any, Any], LogitsComparison],
     *,
     noise: Literal["deterministic", "noisy"],
 ) -> tuple[Metric, ...]:
@@ -120,7 +74,8 @@ def _of_tokens(
             unit="nats",
             needs=needs,
             worst=math.inf,
-            measure=source("kl"),
+            measure=_tokens("kl"),
+            prepare=prepare,
             summary="mean KL(reference || candidate)",
             noise=noise,
             interval=_TOKENS,
@@ -131,7 +86,8 @@ def _of_tokens(
             unit="nats",
             needs=needs,
             worst=math.inf,
-            measure=source("js"),
+            measure=_tokens("js"),
+            prepare=prepare,
             summary="mean Jensen-Shannon divergence",
             noise=noise,
             interval=_TOKENS,
@@ -142,8 +98,20 @@ def _of_tokens(
             unit="1",
             needs=needs,
             worst=0.0,
-            measure=source("top1_agreement"),
+            measure=_tokens("top1_agreement"),
+            prepare=prepare,
             summary="share of positions with the same most likely class",
+            interval=_TOKENS,
+        ),
+        Metric(
+            name="top5_agreement",
+            better="higher",
+            unit="1",
+            needs=needs,
+            worst=0.0,
+            measure=_tokens("top5_agreement"),
+            prepare=prepare,
+            summary="mean share of the five most likely classes that stay among them",
             interval=_TOKENS,
         ),
     )
@@ -157,6 +125,7 @@ _ALL: Final = (
         needs="tensor",
         worst=math.inf,
         measure=_tensor("relative_l2"),
+        prepare=_compare,
         summary="||candidate - reference|| / ||reference||",
     ),
     Metric(
@@ -166,6 +135,7 @@ _ALL: Final = (
         needs="tensor",
         worst=-math.inf,
         measure=_tensor("sqnr_db"),
+        prepare=_compare,
         summary="signal to quantization noise ratio",
     ),
     Metric(
@@ -175,6 +145,7 @@ _ALL: Final = (
         needs="tensor",
         worst=-1.0,
         measure=_tensor("cosine"),
+        prepare=_compare,
         summary="cosine of the whole tensors",
     ),
     Metric(
@@ -184,6 +155,7 @@ _ALL: Final = (
         needs="tensor",
         worst=math.inf,
         measure=_tensor("max_abs"),
+        prepare=_compare,
         summary="largest absolute error",
     ),
     Metric(
@@ -193,6 +165,7 @@ _ALL: Final = (
         needs="tensor",
         worst=math.inf,
         measure=_tensor("max_rel"),
+        prepare=_compare,
         summary="largest relative error",
     ),
     Metric(
@@ -202,6 +175,7 @@ _ALL: Final = (
         needs="tensor",
         worst=math.inf,
         measure=_tensor("max_ulp"),
+        prepare=_compare,
         summary="largest error in units in the last place",
     ),
     Metric(
@@ -211,6 +185,7 @@ _ALL: Final = (
         needs="tensor",
         worst=math.inf,
         measure=_tensor("mse"),
+        prepare=_compare,
         summary="mean squared error",
     ),
     Metric(
@@ -220,6 +195,7 @@ _ALL: Final = (
         needs="tensor",
         worst=math.inf,
         measure=_magnitude("bias"),
+        prepare=_compare,
         summary="size of the mean signed error",
     ),
     Metric(
@@ -231,15 +207,16 @@ _ALL: Final = (
         measure=_cosine_distance,
         summary="1 - mean cosine of the embeddings",
     ),
-    *_of_tokens("logits", _logits, noise="noisy"),
-    *_of_tokens("distribution", _probabilities, noise="deterministic"),
+    *_of_tokens("logits", compare_logits, noise="noisy"),
+    *_of_tokens("distribution", compare_probabilities, noise="deterministic"),
     Metric(
         name="delta_p_rms",
         better="lower",
         unit="1",
         needs="labels",
         worst=math.inf,
-        measure=_logits("delta_p_rms"),
+        measure=_tokens("delta_p_rms"),
+        prepare=compare_logits,
         summary="root mean square change of the right token's probability",
         interval=_TOKENS,
     ),
@@ -249,7 +226,8 @@ _ALL: Final = (
         unit="1",
         needs="labels",
         worst=math.inf,
-        measure=_logits("perplexity_ratio"),
+        measure=_tokens("perplexity_ratio"),
+        prepare=compare_logits,
         summary="candidate's over reference's perplexity of the right tokens",
         interval=_TOKENS,
     ),

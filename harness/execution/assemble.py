@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from harness.backends.registry import Registry
 from harness.behaviours.kinds import KINDS
 from harness.behaviours.types import Answer
+from harness.compare.catalogue import Metric
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Description, OracleRun, Outputs, TargetRun
 from harness.execution.metrics_by_case import metrics
@@ -39,10 +41,12 @@ class Context:
     #: Golden outputs as arrays: case -> output -> array.
     reference: Mapping[str, Mapping[str, Array]]
     behaviours: Mapping[str, Any]
+    #: Metrics of plugins, by name.
+    metrics: Mapping[str, Metric]
 
 
 def make_context(
-    suite: Suite, description: Description, golden: Golden, kinds: Mapping[str, Any]
+    suite: Suite, description: Description, golden: Golden, registry: Registry
 ) -> Context:
     """Decode the golden once for all targets."""
     reference = {
@@ -54,7 +58,8 @@ def make_context(
         description=description,
         golden=golden,
         reference=reference,
-        behaviours={**KINDS, **kinds},
+        behaviours={**KINDS, **registry.behaviours},
+        metrics=registry.metrics,
     )
 
 
@@ -95,7 +100,9 @@ def assemble(
         oracle_drift=oracle_drift,
         end_to_end=end_to_end,
         noise_floor=floor,
-        metrics=tuple(metrics(context.description, context.golden, run.outputs)),
+        metrics=tuple(
+            metrics(context.description, context.golden, run.outputs, context.metrics)
+        ),
         behaviours=_behaviours(context, run.outputs) if run.outputs else (),
         baseline=baseline,
         tags={case.id: case.tags for case in context.description.cases},

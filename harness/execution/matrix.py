@@ -126,7 +126,7 @@ class Matrix:
                 f"{suite.golden}: {stale}; `quantharness record {suite.path.parent}"
             )
             return Failure(kind="stale", message=f"{message} --renew` records anew")
-        return make_context(suite, description, golden, self.registry.behaviours)
+        return make_context(suite, description, golden, self.registry)
 
     def _describing_backend(self, targets: Sequence[Target]) -> str:
         """The first target's worker describes, so that its load is used twice."""
