@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.backends.registry import load_registry
 from harness.errors import UsageError
 from harness.execution.baseline import Baseline
+from harness.execution.golden_inventory import check_unused
 from harness.execution.matrix import Matrix
 from harness.execution.observer import Observer, Silent
 from harness.execution.record import RecordReport, record
@@ -96,6 +97,7 @@ def run_targets(
     folder = Path(out) if out is not None else REPORTS / run_id
     if (folder / "run.json").exists():
         raise UsageError(f"{folder}: holds a run already; give another --out")
+    check_unused(suite for suite, _ in pairs)
     found = None
     if baseline is not None:
         found = Baseline.read(find_baseline(baseline, REPORTS / "history"))

@@ -14,6 +14,7 @@ from harness.backends.registry import Registry
 from harness.errors import BackendError, GoldenError, UnsupportedError
 from harness.execution.assemble import Context, assemble, make_context
 from harness.execution.baseline import Baseline
+from harness.execution.golden_inventory import other_cases
 from harness.execution.isolation import Worker
 from harness.execution.jobs import (
     DescribeJob,
@@ -122,8 +123,10 @@ class Matrix:
             golden, description.cases_fingerprint, "cases"
         )
         if stale:
+            others = other_cases(golden, (case.id for case in description.cases))
             message = (
-                f"{suite.golden}: {stale}; `quantharness record {suite.path.parent}"
+                f"{suite.golden}: {stale}{f' [{others}]' if others else ''}; "
+                f"`quantharness record {suite.path.parent}"
             )
             return Failure(kind="stale", message=f"{message} --renew` records anew")
         return make_context(suite, description, golden, self.registry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -117,7 +118,7 @@ class _Recorder:
             return self._result("unchanged", message="already recorded")
         if before is None or renew:
             check_may_write(
-                self.suite.folder, allow_ci=allow_ci, allow_dirty=allow_dirty
+                sources(self.suite), allow_ci=allow_ci, allow_dirty=allow_dirty
             )
         self.observer.on_target(self.suite.name)
         golden = self._run(reason or ("renewed" if before else "first recording"))
@@ -220,6 +221,34 @@ class _Recorder:
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             author=getpass.getuser(),
         )
+
+
+def sources(suite: Suite) -> list[Path]:
+    """Files and folders that a golden depends on: the suite's, its model's, its cases'.
+
+    Of a Python function its own module counts, wherever it lies.
+    """
+    found = [suite.folder]
+    for spec in (suite.model, suite.cases):
+        module, colon, _ = spec.partition(":")
+        path = (suite.folder / spec).resolve()
+        if colon and not path.exists():
+            path = _module_file(module, suite.folder) or path
+        if path.exists() and not path.is_relative_to(suite.folder.resolve()):
+            found.append(path)
+    return found
+
+
+def _module_file(name: str, folder: Path) -> Path | None:
+    """Where a module lies; None where it cannot be found."""
+    beside = folder / Path(*name.split(".")).with_suffix(".py")
+    if beside.is_file():
+        return beside
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin else None
 
 
 def _check_valid(suite: Suite, reference: ReferenceRun) -> None:
