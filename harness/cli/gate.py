@@ -20,11 +20,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="a run's folder, or history:latest",
     )
+    parser.add_argument(
+        "--across-versions",
+        action="store_true",
+        help="compare with a baseline of another version of the backend (default: "
+        "stale)",
+    )
 
 
 def execute(options: argparse.Namespace) -> int:
     """Run against the baseline; say where summary and JUnit file are."""
-    report = run_and_show(options, baseline=options.baseline)
+    report = run_and_show(
+        options, baseline=options.baseline, across_versions=options.across_versions
+    )
     if not options.json:
         for name in ("summary.md", "junit.xml"):
             print(Path(report.folder) / name)

@@ -26,12 +26,13 @@ def execute(options: argparse.Namespace) -> int:
 
 def run_and_show(options: argparse.Namespace, **more: Any) -> Report:
     """Run with progress; print the matrix or the JSON; write every artifact."""
-    from harness.execution.api import run
+    from harness.execution.api import environment_differences, run
     from harness.reports.artifacts import write_artifacts
     from harness.reports.terminal import Progress, print_json, print_report
 
     report = run(**run_arguments(options), observer=Progress(), **more)
-    write_artifacts(report, Path(report.folder))
+    changed = environment_differences(report, more.get("baseline"))
+    write_artifacts(report, Path(report.folder), differences=changed)
     if options.json:
         print_json(report.as_dict())
     else:

@@ -21,7 +21,7 @@ from harness.execution.run_folder import (
     write_report,
 )
 from harness.execution.suite import Suite, Target, find_suites, load_suite, select
-from harness.golden.environment import environment
+from harness.golden.environment import differences, environment
 from harness.judge.types import Report
 
 __all__ = ["RecordReport", "explain", "record", "run", "run_targets"]
@@ -40,6 +40,7 @@ def run(
     timeout: float | None = None,
     out: str | Path | None = None,
     baseline: str | None = None,
+    across_versions: bool = False,
     observer: Observer | None = None,
 ) -> Report:
     """Run suites against their goldens.
@@ -53,6 +54,8 @@ def run(
         timeout: seconds that one target may take; None: no limit.
         out: the run's folder; None: `reports/<run id>`.
         baseline: a run's folder or `history:latest`, to compare with.
+        across_versions: compare with a baseline of another version of the backend,
+            which is `stale` otherwise.
         observer: told of the run's course.
 
     Returns:
@@ -71,6 +74,7 @@ def run(
         timeout=timeout,
         out=out,
         baseline=baseline,
+        across_versions=across_versions,
         observer=observer,
     )
 
@@ -83,6 +87,7 @@ def run_targets(
     timeout: float | None = None,
     out: str | Path | None = None,
     baseline: str | None = None,
+    across_versions: bool = False,
     observer: Observer | None = None,
 ) -> Report:
     """Run targets that were chosen already; see `run`."""
@@ -100,7 +105,10 @@ def run_targets(
     check_unused(suite for suite, _ in pairs)
     found = None
     if baseline is not None:
-        found = Baseline.read(find_baseline(baseline, REPORTS / "history"))
+        found = Baseline.read(
+            find_baseline(baseline, REPORTS / "history"),
+            across_versions=across_versions,
+        )
     matrix = Matrix(
         registry=load_registry(plugins),
         folder=folder,
@@ -127,6 +135,20 @@ def run_targets(
     )
     write_report(report, folder)
     return report
+
+
+def environment_differences(
+    report: Report, baseline: str | None
+) -> dict[str, tuple[str, str]]:
+    """What differs from the baseline's environment: name -> (then, now).
+
+    Raises:
+        UsageError: the baseline is no run.
+    """
+    if baseline is None:
+        return {}
+    then = read_report(find_baseline(baseline, REPORTS / "history"))
+    return differences(then.environment, report.environment)
 
 
 def _unique(names: Sequence[str]) -> None:

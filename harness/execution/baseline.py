@@ -17,7 +17,7 @@ from harness.execution.jobs import TargetRun
 from harness.execution.run_folder import EVIDENCE, read_report, target_folder
 from harness.execution.suite import Suite, Target
 from harness.golden.environment import differences, environment, environment_key
-from harness.golden.run_store import read_run_outputs
+from harness.golden.run_store import read_run_outputs, target_environment
 from harness.judge.evidence import BaselineEvidence, BoolArray
 from harness.judge.evidence_file import evidence_from_dict
 from harness.judge.types import Report
@@ -31,15 +31,17 @@ class Baseline:
 
     folder: Path
     report: Report
+    #: Whether runs of other versions of a backend are compared all the same.
+    across_versions: bool = False
 
     @classmethod
-    def read(cls, folder: Path) -> Baseline:
+    def read(cls, folder: Path, *, across_versions: bool = False) -> Baseline:
         """Read the run.
 
         Raises:
             UsageError: it is not a run that this version reads.
         """
-        return cls(folder, read_report(folder))
+        return cls(folder, read_report(folder), across_versions)
 
     @property
     def run(self) -> str:
@@ -59,7 +61,11 @@ class Baseline:
         same = environment_key(self.report.environment) == environment_key(today)
         folder = target_folder(self.folder, suite.name, target.name)
         try:
-            outputs = read_run_outputs(folder)
+            outputs = read_run_outputs(
+                folder,
+                where=whereabouts(target, run),
+                across_versions=self.across_versions,
+            )
         except GoldenError as error:
             return BaselineEvidence(
                 run=self.run,
@@ -80,6 +86,12 @@ class Baseline:
             behaviours=right,
             behaviour_cases=cases,
         )
+
+
+def whereabouts(target: Target, run: TargetRun) -> dict[str, Any]:
+    """The environment that a target's outputs belong to."""
+    found = run.availability
+    return target_environment(target.backend, found.version, found.device)
 
 
 def _projected(run: TargetRun, context: Context) -> dict[str, dict[str, Array]]:

@@ -50,14 +50,29 @@ def paired(
             if found is not None and project is not None:
                 found = project(case, name, found)
             errors[row, column] = _squared_error(wanted, found)
-            squares[row, column] = float(np.square(wanted[np.isfinite(wanted)]).sum())
-    totals = squares.sum(axis=1, keepdims=True)
-    scale = np.where(totals > 0, totals, 1.0)
+            squares[row, column] = _square(wanted)
+    # Over all cases of the reference, so that two runs that lack different cases are
+    # in the same units.
+    totals = np.array([[_energy(reference, name)] for name in names])
+    scale = np.where(totals > 0, totals, 1.0).reshape(-1, 1)
     return Paired(
         cases=cases,
         error_sq=(errors / scale).sum(axis=0),
         reference_sq=(squares / scale).sum(axis=0),
     )
+
+
+def _energy(reference: ByCase, name: str) -> float:
+    """Sum of squares of an output over all cases that have it."""
+    return sum(
+        _square(np.asarray(arrays[name], dtype=np.float64))
+        for arrays in reference.values()
+        if name in arrays
+    )
+
+
+def _square(array: Array) -> float:
+    return float(np.square(array[np.isfinite(array)]).sum())
 
 
 def _squared_error(wanted: Array, found: Array | None) -> float:

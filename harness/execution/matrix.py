@@ -13,7 +13,7 @@ from typing import Literal, Self
 from harness.backends.registry import Registry
 from harness.errors import BackendError, GoldenError, UnsupportedError
 from harness.execution.assemble import Context, assemble, make_context
-from harness.execution.baseline import Baseline
+from harness.execution.baseline import Baseline, whereabouts
 from harness.execution.golden_inventory import other_cases
 from harness.execution.isolation import Worker
 from harness.execution.jobs import (
@@ -179,7 +179,7 @@ class Matrix:
                 }
                 for case, arrays in run.outputs.items()
             }
-            write_run_outputs(folder, compact)
+            write_run_outputs(folder, compact, where=whereabouts(target, run))
         evidence = assemble(
             prepared,
             target,

@@ -14,12 +14,24 @@ import numpy as np
 
 from harness.errors import GoldenMismatch
 from harness.golden.compact import compact
-from harness.golden.environment import differences, environment, environment_key
+from harness.golden.environment import differences, environment
 from harness.golden.store import Golden, read_golden, write_golden
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _FOLDER: Final = "outputs"
+#: What decides which kernels run.
+_HARDWARE: Final = (
+    "machine",
+    "cpu_flags",
+    "driver",
+    "backend_device",
+    "variable.ONEDNN_MAX_CPU_ISA",
+    "variable.ATEN_CPU_CAPABILITY",
+    "variable.MKL_ENABLE_INSTRUCTIONS",
+)
+#: Whose kernels.
+_RUNTIME: Final = ("backend", "backend_version")
 
 
 def write_run_outputs(
@@ -49,13 +61,17 @@ def write_run_outputs(
 
 
 def read_run_outputs(
-    folder: Path, *, where: Mapping[str, Any] | None = None
+    folder: Path,
+    *,
+    where: Mapping[str, Any] | None = None,
+    across_versions: bool = False,
 ) -> dict[str, dict[str, Array]]:
     """Outputs of a target of an earlier run: case -> output -> array.
 
     Args:
         folder: the target's folder in the run.
         where: the environment they must come from; None: any.
+        across_versions: another version of the backend is no hindrance.
 
     Raises:
         GoldenMissing: none were kept.
@@ -65,31 +81,57 @@ def read_run_outputs(
     """
     golden = read_golden(folder / _FOLDER, suite=_FOLDER)
     if where is not None:
-        check_same_environment(golden.environment, where, str(folder))
+        check_same_environment(
+            golden.environment, where, str(folder), across_versions=across_versions
+        )
     return {
         case: {name: entry.array for name, entry in outputs.items()}
         for case, outputs in golden.outputs.items()
     }
 
 
+def target_environment(backend: str, version: str, device: str) -> dict[str, Any]:
+    """This environment, and which backend of it computes a target."""
+    return {
+        **environment(),
+        "backend": backend,
+        "backend_version": version,
+        "backend_device": device,
+    }
+
+
 def check_same_environment(
-    recorded: Mapping[str, Any], today: Mapping[str, Any], what: str
+    recorded: Mapping[str, Any],
+    today: Mapping[str, Any],
+    what: str,
+    *,
+    across_versions: bool = False,
 ) -> None:
-    """Whether quantized outputs of one may be compared bit by bit with the other's.
+    """Whether quantized outputs of one may be compared with the other's.
+
+    They are keyed by hardware class (processor's instruction sets as the kernels see
+    them, device, driver) and by the version of the backend.
+
+    Args:
+        recorded: environment of the earlier outputs.
+        today: of today's.
+        what: whose they are, for the message.
+        across_versions: another version of the backend is what is to be compared.
 
     Raises:
         GoldenMismatch: names what differs of what counts.
     """
-    if environment_key(recorded) == environment_key(today):
+    changed = differences(recorded, today)
+    hardware = [name for name in _HARDWARE if name in changed]
+    runtime = [name for name in _RUNTIME if name in changed and not across_versions]
+    if not hardware and not runtime:
         return
-    counted = environment_key(recorded).split("|") + environment_key(today).split("|")
-    names = {entry.partition("=")[0] for entry in counted}
     shown = [
-        f"{name} {before or 'absent'} -> {now or 'absent'}"
-        for name, (before, now) in differences(recorded, today).items()
-        if name in names
+        f"{name} {changed[name][0] or 'absent'} -> {changed[name][1] or 'absent'}"
+        for name in (*hardware, *runtime)
     ]
+    leave = "" if hardware else ", or --across-versions compares them all the same"
     raise GoldenMismatch(
-        f"{what}: quantized outputs of another environment ({'; '.join(shown)}); "
-        "they are not compared: run the baseline again on this one"
+        f"{what}: quantized outputs of another environment ({'; '.join(shown)}) are "
+        f"not compared: run the baseline again on this one{leave}"
     )

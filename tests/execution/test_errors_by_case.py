@@ -48,3 +48,16 @@ def test_a_zero_reference_tolerates_nothing():
     """Zero against zero is equal; zero against anything is infinitely wrong."""
     assert 0 == paired(one([0.0]), one([0.0])).ratio
     assert np.inf == paired(one([0.0]), one([1e-9])).ratio
+
+
+def test_runs_with_other_cases_are_in_the_same_units():
+    """A case's error does not depend on which other cases the run has."""
+    reference = {case: {"y": np.array([k + 1.0])} for k, case in enumerate("abc")}
+    found = {case: {"y": arrays["y"] + 0.5} for case, arrays in reference.items()}
+    few = {"b": found["b"]}
+
+    whole, part = paired(reference, found), paired(reference, few)
+
+    assert whole.error_sq[1] == part.error_sq[0]
+    assert whole.reference_sq[1] == part.reference_sq[0]
+    assert pytest.approx(0.25) == part.ratio

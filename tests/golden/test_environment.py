@@ -9,7 +9,11 @@ import pytest
 
 from harness.errors import GoldenMismatch, GoldenMissing
 from harness.golden.environment import differences, environment, environment_key
-from harness.golden.run_store import read_run_outputs, write_run_outputs
+from harness.golden.run_store import (
+    read_run_outputs,
+    target_environment,
+    write_run_outputs,
+)
 
 
 def test_environment_is_plain():
@@ -40,22 +44,49 @@ def test_differences():
     }
 
 
-def test_run_outputs(tmp_path):
-    """They come back bit for bit, here, and are refused for another machine."""
+def keep(folder):
+    """Outputs of a backend here; the environment they belong to."""
     outputs = {"a": {"y": np.float32([-0.0, 1.5])}}
-    here = environment()
-    write_run_outputs(tmp_path, outputs)
+    here = target_environment("onnxruntime", "1.32.0", "cpu")
+    write_run_outputs(folder, outputs, where=here)
+    return outputs, here
 
-    found = read_run_outputs(tmp_path, where=here)
 
-    assert found["a"]["y"].tobytes() == outputs["a"]["y"].tobytes()
-    other = {**here, "package.onnxruntime": "0.1", "cpu": "other"}
-    with pytest.raises(
-        GoldenMismatch, match=r"package\.onnxruntime .* -> 0\.1"
-    ) as error:
+def test_run_outputs(tmp_path):
+    """They come back bit for bit, whatever differs that decides no kernel."""
+    outputs, here = keep(tmp_path)
+    other = {**here, "cpu": "x", "variable.OMP_NUM_THREADS": "7", "package.torch": "x"}
+
+    for where in (here, other, None):
+        found = read_run_outputs(tmp_path, where=where)
+        assert found["a"]["y"].tobytes() == outputs["a"]["y"].tobytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["cpu_flags", "machine", "driver", "backend_device", "backend_version"]
+)
+def test_run_outputs_of_another_environment(tmp_path, name):
+    """Another hardware class or backend version is refused, and only that is named."""
+    _, here = keep(tmp_path)
+    other = {**here, name: "0.1", "cpu": "other"}
+    with pytest.raises(GoldenMismatch, match=rf"{name} .* -> 0\.1") as error:
         read_run_outputs(tmp_path, where=other)
-    assert "cpu" not in str(error.value).split("(", 1)[1]
-    assert read_run_outputs(tmp_path)
+    assert "cpu other" not in str(error.value)
+
+
+def test_across_versions(tmp_path):
+    """A person may ask for another version's, never for another hardware's."""
+    _, here = keep(tmp_path)
+    newer = {**here, "backend_version": "1.33.0"}
+
+    with pytest.raises(GoldenMismatch, match="--across-versions"):
+        read_run_outputs(tmp_path, where=newer)
+    assert read_run_outputs(tmp_path, where=newer, across_versions=True)
+    with pytest.raises(GoldenMismatch) as error:
+        read_run_outputs(
+            tmp_path, where={**newer, "machine": "x"}, across_versions=True
+        )
+    assert "--across-versions" not in str(error.value)
 
 
 def test_no_outputs(tmp_path):
