@@ -18,7 +18,7 @@ from harness.execution.run_folder import EVIDENCE, read_report, target_folder
 from harness.execution.suite import Suite, Target
 from harness.golden.environment import differences, environment, environment_key
 from harness.golden.run_store import read_run_outputs, target_environment
-from harness.judge.evidence import BaselineEvidence, BoolArray
+from harness.judge.evidence import BaselineEvidence, Evidence
 from harness.judge.evidence_file import evidence_from_dict
 from harness.judge.types import Report
 
@@ -64,6 +64,7 @@ class Baseline:
             outputs = read_run_outputs(
                 folder,
                 where=whereabouts(target, run),
+                model=context.golden.model_fingerprint,
                 across_versions=self.across_versions,
             )
         except GoldenError as error:
@@ -74,7 +75,7 @@ class Baseline:
                 problem=str(error),
             )
         now = _projected(run, context)
-        right, cases = _answers(folder)
+        then = _evidence(folder)
         return BaselineEvidence(
             run=self.run,
             same_environment=same,
@@ -83,8 +84,11 @@ class Baseline:
             moved=paired(outputs, now),
             drift=paired(context.reference, outputs),
             operators={entry.name: entry.unexplained for entry in before.operators},
-            behaviours=right,
-            behaviour_cases=cases,
+            metrics={entry.name: entry for entry in then.metrics} if then else {},
+            behaviours={e.name: e.target_right for e in then.behaviours}
+            if then
+            else {},
+            behaviour_cases={e.name: e.cases for e in then.behaviours} if then else {},
         )
 
 
@@ -121,14 +125,10 @@ def _identical(
     )
 
 
-def _answers(folder: Path) -> tuple[dict[str, BoolArray], dict[str, tuple[str, ...]]]:
-    """Right or wrong by behaviour, and of which cases, from the evidence kept then."""
+def _evidence(folder: Path) -> Evidence | None:
+    """What the target was judged on then; None where it was not kept."""
     path = folder / EVIDENCE
     if not path.is_file():
-        return {}, {}
+        return None
     data = json.loads(path.read_text(encoding="utf-8"))
-    then = evidence_from_dict(data, source=str(path))
-    return (
-        {entry.name: entry.target_right for entry in then.behaviours},
-        {entry.name: entry.cases for entry in then.behaviours},
-    )
+    return evidence_from_dict(data, source=str(path))

@@ -179,7 +179,12 @@ class Matrix:
                 }
                 for case, arrays in run.outputs.items()
             }
-            write_run_outputs(folder, compact, where=whereabouts(target, run))
+            write_run_outputs(
+                folder,
+                compact,
+                where=whereabouts(target, run),
+                model=prepared.golden.model_fingerprint,
+            )
         evidence = assemble(
             prepared,
             target,

@@ -39,6 +39,7 @@ def write_run_outputs(
     outputs: Mapping[str, Mapping[str, Array]],
     *,
     where: Mapping[str, Any] | None = None,
+    model: str = "",
 ) -> None:
     """Seal a target's outputs, already in the golden's compact form.
 
@@ -46,10 +47,11 @@ def write_run_outputs(
         folder: the target's folder in the run.
         outputs: case -> output -> array.
         where: the environment they were computed in; None: this one.
+        model: fingerprint of the model that gave them.
     """
     golden = Golden(
         suite=_FOLDER,
-        model_fingerprint="",
+        model_fingerprint=model,
         cases_fingerprint="",
         environment=environment() if where is None else where,
         outputs={
@@ -64,6 +66,7 @@ def read_run_outputs(
     folder: Path,
     *,
     where: Mapping[str, Any] | None = None,
+    model: str | None = None,
     across_versions: bool = False,
 ) -> dict[str, dict[str, Array]]:
     """Outputs of a target of an earlier run: case -> output -> array.
@@ -71,15 +74,21 @@ def read_run_outputs(
     Args:
         folder: the target's folder in the run.
         where: the environment they must come from; None: any.
+        model: fingerprint of the model that must have given them; None: any.
         across_versions: another version of the backend is no hindrance.
 
     Raises:
         GoldenMissing: none were kept.
         GoldenCorrupt: they are damaged.
-        GoldenMismatch: they come from another hardware class or other versions;
-            says which.
+        GoldenMismatch: they come from another model, hardware class or version; says
+            which.
     """
     golden = read_golden(folder / _FOLDER, suite=_FOLDER)
+    if model is not None and golden.model_fingerprint != model:
+        raise GoldenMismatch(
+            f"{folder}: outputs of another model ({golden.model_fingerprint[:24]}, "
+            f"today's is {model[:24]}): run the baseline again on this one"
+        )
     if where is not None:
         check_same_environment(
             golden.environment, where, str(folder), across_versions=across_versions

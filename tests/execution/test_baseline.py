@@ -19,7 +19,7 @@ from harness.golden.environment import environment
 from harness.golden.run_store import write_run_outputs
 from harness.golden.store import Golden, compact
 from harness.judge import judge_run
-from harness.judge.evidence import Evidence
+from harness.judge.evidence import Evidence, MetricEvidence
 from harness.judge.types import Report
 from harness.reports import markdown
 
@@ -138,6 +138,30 @@ def test_another_hardware_class_is_stale(accepted, monkeypatch):
     monkeypatch.setattr(run_store, "environment", lambda: {**here, "cpu_flags": "x"})
 
     assert "stale" == decision(against(folder, run, across_versions=True))[0]
+
+
+def test_another_model_is_stale(accepted):
+    """Outputs of a model that is no longer today's are not compared."""
+    folder, run = accepted
+    other = dataclasses.replace(CONTEXT.golden, model_fingerprint="other")
+    context = SimpleNamespace(reference=REFERENCE, golden=other)
+    found = Baseline.read(folder).evidence(SUITE, TARGET, run, context)
+
+    assert "outputs of another model" in found.problem
+    evidence = dataclasses.replace(evidence_of(run), baseline=found)
+    assert "stale" == decision(judge_run([evidence])[0])[0]
+
+
+def test_the_baselines_own_metrics_and_answers_come_back(accepted):
+    """They are read from the evidence that was kept then."""
+    folder, run = accepted
+    path = target_folder(folder, "s", "b/fp8")
+    kept = MetricEvidence(name="y.kl", values=np.ones(30), cases=CASES)
+    evidence = dataclasses.replace(evidence_of(run), metrics=(kept,))
+    write_target(judge_run([evidence])[0], evidence, path)
+    found = Baseline.read(folder).evidence(SUITE, TARGET, run, CONTEXT)
+
+    assert CASES == found.metrics["y.kl"].cases
 
 
 def test_a_new_target_has_no_baseline(accepted):

@@ -105,7 +105,7 @@ def _unmatched(evidence: Evidence) -> list[CheckResult]:
         measured.add("drift.relative")
     measured |= {f"drift[{tag}]" for tags in evidence.tags.values() for tag in tags}
     for metric in evidence.metrics:
-        measured |= {metric.name, f"{metric.name}.loss"}
+        measured |= {metric.name, f"{metric.name}.loss", f"regression.{metric.name}"}
     measured |= {f"behaviour.{entry.name}.flips" for entry in evidence.behaviours}
     for entry in evidence.latency:
         measured |= {f"cost.{entry.phase}{end}" for end in ("", ".p95", ".p99")}

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from harness.judge.checks.distance import seed_of
+from harness.judge.checks.regression_metrics import judge_metrics
 from harness.judge.evidence import BaselineEvidence, Evidence, Paired
 from harness.judge.levels import POWER, Levels
 from harness.judge.outcome import Findings, Outcome, names, passed, result
@@ -49,6 +50,7 @@ def regression(evidence: Evidence, levels: Levels) -> Outcome:
         _judge_drift(evidence, baseline, rise, levels, findings)
     _judge_slices(evidence, baseline, levels, findings)
     _judge_behaviours(evidence, baseline, levels, findings)
+    judge_metrics(evidence, baseline, levels, findings, environment)
     if not any(entry.verdict is Verdict.REGRESSION for entry in findings.results):
         findings.results.insert(0, _moved(evidence, baseline, rise, levels))
     return findings.outcome()

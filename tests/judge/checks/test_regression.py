@@ -9,6 +9,7 @@ import pytest
 
 from harness.judge import judge
 from harness.judge.checks.regression import aligned
+from harness.judge.evidence import Budget, MetricEvidence
 from harness.judge.types import Verdict
 
 
@@ -157,3 +158,44 @@ def test_a_slice_that_rose_is_found_behind_the_average(make):
 
     assert found.verdict is Verdict.REGRESSION
     assert "drift[long] rose" in found.reason
+
+
+def of_metric(values, better="lower"):
+    """A metric of forty cases."""
+    cases = tuple(f"case-{i}" for i in range(len(values)))
+    values = np.asarray(values, float)
+    return MetricEvidence(name="y.kl", values=values, cases=cases, better=better)
+
+
+@pytest.mark.parametrize(("better", "sign"), [("lower", 1), ("higher", -1)])
+def test_a_metric_that_got_worse(make, better, sign):
+    """With a budget for its rise: a paired test in the direction of worse."""
+    before = np.random.default_rng(0).uniform(1, 2, 40)
+    rise = sign * np.random.default_rng(1).normal(0.1, 0.05, 40)
+    name = "regression.y.kl"
+    budgets = {name: Budget(metric=name, limit=0.02, source="suite.toml:3")}
+    kept = {"y.kl": of_metric(before, better)}
+    baseline = make["baseline"](drift=make["paired"](0.05), metrics=kept)
+
+    def judged(values):
+        now = (of_metric(values, better),)
+        return check(make, baseline, metrics=now, budgets=budgets)
+
+    worse, gained = judged(before + rise), judged(before - rise)
+
+    assert worse.verdict is Verdict.REGRESSION
+    assert "y.kl is worse by 0.1" in worse.reason
+    assert gained.verdict is Verdict.CHANGED
+    assert gained.measurements[name].value == pytest.approx(-0.1, rel=0.2)
+
+
+def test_a_metric_that_the_baseline_has_not(make):
+    """Its budget cannot be kept: stale, not a pass."""
+    name = "regression.y.kl"
+    budgets = {name: Budget(metric=name, limit=0.02, source="suite.toml:3")}
+    baseline = make["baseline"](drift=make["paired"](0.05))
+    metrics = (of_metric(np.ones(40)),)
+    found = check(make, baseline, metrics=metrics, budgets=budgets)
+
+    assert found.verdict is Verdict.STALE
+    assert "no case of it in common" in found.reason
