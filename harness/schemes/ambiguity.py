@@ -120,7 +120,7 @@ def resolve(operator: Operator, weight: Array, flips: Flips, residual: Array) ->
 
     Args:
         operator: kind and groups.
-        weight: float64, as the oracle has it.
+        weight: float32 or float64, as the oracle has it.
         flips: from `find_flips`.
         residual: observed minus oracle, finite, in the output's shape.
     """

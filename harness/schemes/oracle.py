@@ -80,12 +80,11 @@ class OperatorOracle:
         self.operator = operator
         self.scheme = scheme
         self.plan = plan_one(scheme, operator)
-        full = np.asarray(operator.weight, dtype=np.float32)
-        self.full_weight = full.astype(np.float64)
+        #: Both float32, which holds every decoded value exactly.
+        self.full_weight = np.asarray(operator.weight, dtype=np.float32)
         self.weight = self.full_weight
         if self.plan.weights:
-            exact: Array = quantize_weight(operator, scheme).dequantize()
-            self.weight = exact.astype(np.float64)
+            self.weight = quantize_weight(operator, scheme).dequantize()
 
     def __call__(self, x: Array, *, accumulate: str, output: str) -> OracleOutput:
         """The oracle's output for an observed input.
@@ -99,7 +98,7 @@ class OperatorOracle:
         """
         observed = np.asarray(x, dtype=np.float32)
         wide = observed.astype(np.float64)
-        full = product(self.operator, wide, self.full_weight)
+        full = product(self.operator, wide, self.full_weight.astype(np.float64))
         quantized = wide
         others: tuple[Array, ...] = ()
         if self.plan.activations:
@@ -107,14 +106,9 @@ class OperatorOracle:
             decoded: Array = entry.dequantize()
             quantized = decoded.astype(np.float64)
             others = self._others(observed, entry)
-        exact = product(self.operator, quantized, self.weight)
-        # One digit is enough for a variance: float32.
-        squares = product(
-            self.operator,
-            np.square(quantized).astype(np.float32),
-            np.square(self.weight).astype(np.float32),
-        )
+        exact = product(self.operator, quantized, self.weight.astype(np.float64))
         stored = add_bias(self.operator, exact)
+        squares = _sum_of_squares(self.operator, quantized, self.weight)
         noise = _noise(exact, squares, self.operator.reduction, accumulate)
         noise += (
             (UNIT_ROUNDOFF[output] ** 2 + UNIT_ROUNDOFF[accumulate] ** 2)
@@ -162,10 +156,24 @@ class OperatorOracle:
         ).dequantize()
 
 
-def _noise(exact: Array, squares: Array, length: int, accumulate: str) -> float:
+def _sum_of_squares(operator: Operator, x: Array, weight: Array) -> float:
+    """The squares of all products that the operator adds up, over all outputs.
+
+    The weights' squares are summed over the output channels first: every channel
+    meets the same inputs, so one product a group does for all of them.
+    """
+    squares = np.square(weight.astype(np.float64))
+    inputs = np.square(x)
+    if operator.kind == "linear":
+        rows = inputs.reshape(-1, inputs.shape[-1]).sum(axis=0)
+        return float(rows @ squares.sum(axis=0))
+    grouped = squares.reshape(operator.groups, -1, *squares.shape[1:]).sum(axis=1)
+    return float(product(operator, inputs, grouped).sum())
+
+
+def _noise(exact: Array, products: float, length: int, accumulate: str) -> float:
     u = UNIT_ROUNDOFF[accumulate]
     total = float(np.square(exact).sum())
-    products = float(squares.sum(dtype=np.float64))
     return u * u / 3 * (length * total / 3 + length * products / 6) + u * u * products
 
 
