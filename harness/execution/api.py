@@ -11,7 +11,7 @@ from harness.backends.registry import load_registry
 from harness.errors import UsageError
 from harness.execution.baseline import Baseline
 from harness.execution.golden_inventory import check_unused
-from harness.execution.matrix import Matrix
+from harness.execution.matrix import LATENCY_SECONDS, Matrix
 from harness.execution.observer import Observer, Silent
 from harness.execution.record import RecordReport, record
 from harness.execution.run_folder import (
@@ -118,6 +118,7 @@ def run_targets(
         timeout=timeout,
         workers=workers,
         baseline=found,
+        latency_seconds=LATENCY_SECONDS if found is not None else 0.0,
     )
     watcher.on_start(len(pairs), f"{len(pairs)} targets")
     try:

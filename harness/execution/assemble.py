@@ -106,6 +106,7 @@ def assemble(
         behaviours=_behaviours(context, run.outputs) if run.outputs else (),
         baseline=baseline,
         tags={case.id: case.tags for case in context.description.cases},
+        latency=run.latency,
         timings=run.timings,
     )
 

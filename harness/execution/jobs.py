@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.backends.protocol import Arithmetic, Availability, Support
 from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
-from harness.judge.evidence import Failure, Paired
+from harness.judge.evidence import Failure, LatencyEvidence, Paired
 from harness.models.types import TensorSpec
 from harness.schemes.types import Scheme
 
@@ -67,6 +67,8 @@ class TargetJob:
     #: Cases whose operators are captured; cases run again singly.
     capture_cases: int = 10
     repeat_cases: int = 4
+    #: Seconds for timing it beside the unquantized model; 0: not timed.
+    latency_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,8 @@ class Repeat:
 
     name: str
     difference: Paired
+    #: What the second gave: case -> output -> array.
+    outputs: Outputs
 
 
 @dataclass(kw_only=True)
@@ -112,6 +116,7 @@ class TargetRun:
     activations_found: tuple[str, ...] = ()
     operators: tuple[OperatorEvidence, ...] = ()
     repeats: tuple[Repeat, ...] = ()
+    latency: tuple[LatencyEvidence, ...] = ()
     #: Why there is no operator check, if there is none.
     uncaptured: str = ""
     timings: dict[str, float] = field(default_factory=dict)
@@ -134,7 +139,7 @@ class ReferenceRun:
     #: Kind ("repeat", "threads", "batch", "fp16 against fp64") -> relative L2.
     noise_floor: dict[str, float]
     #: Operator -> statistics of its input over all cases.
-    operators: dict[str, dict[str, float]]
+    operators: dict[str, dict[str, Any]]
     #: Relative L2 of each output against the widest precision that ran.
     against_exact: dict[str, float]
     exact_precision: str

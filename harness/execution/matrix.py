@@ -31,12 +31,15 @@ from harness.golden.run_store import write_run_outputs
 from harness.golden.store import Golden, read_golden
 from harness.judge import judge, judge_run
 from harness.judge.budgets import acknowledgements_for, budgets_for
-from harness.judge.evidence import Evidence, Failure
+from harness.judge.evidence import Budget, Evidence, Failure
 from harness.judge.types import Judgement
 from harness.schemes.types import Scheme
 
 #: Backends that can compute the whole-model oracle, in order of preference.
 _ORACLE_BACKENDS = ("torch", "onnxruntime")
+
+#: What a gate gives a target to be timed.
+LATENCY_SECONDS = 4.0
 
 
 @dataclass(kw_only=True)
@@ -54,6 +57,9 @@ class Matrix:
     #: "gate" controls the family-wise error rate of the run, "nightly" the rate of
     #: false discoveries.
     mode: Literal["gate", "nightly"] = "gate"
+    #: Seconds for timing each target beside the unquantized model. Targets with a
+    #: budget on cost are always timed.
+    latency_seconds: float = 0.0
     #: Every target's evidence, by name.
     evidence: dict[str, Evidence] = field(default_factory=dict)
 
@@ -146,12 +152,14 @@ class Matrix:
         if isinstance(prepared, Failure):
             return _failed(suite, target, prepared)
         name = f"{suite.name}/{target.name}"
+        budgets = budgets_for(suite, target, prepared.golden.model_fingerprint)
         try:
             run: TargetRun = workers.get(target.backend).run(
                 TargetJob(
                     suite=ref,
                     backend=target.backend,
                     scheme=calibrated(target.scheme, prepared.golden),
+                    latency_seconds=self._latency(budgets),
                 ),
                 timeout=self.timeout,
                 progress=lambda done, total: self.observer.on_progress(
@@ -191,10 +199,15 @@ class Matrix:
             run,
             oracle=oracle,
             baseline=baseline,
-            budgets=budgets_for(suite, target, prepared.golden.model_fingerprint),
+            budgets=budgets,
         )
         known = acknowledgements_for(suite, target, prepared.golden.model_fingerprint)
         return dataclasses.replace(evidence, acknowledgements=known)
+
+    def _latency(self, budgets: Mapping[str, Budget]) -> float:
+        if any(name.startswith("cost.") for name in budgets):
+            return max(self.latency_seconds, LATENCY_SECONDS)
+        return self.latency_seconds
 
     def _oracle(
         self, ref: SuiteRef, target: Target, run: TargetRun, workers: Workers

@@ -16,7 +16,8 @@ from harness.compare.operator_evidence import WeightEvidence
 from harness.errors import UnsupportedError
 from harness.execution.cases_run import CasesRun, batches, run_cases, spread
 from harness.execution.errors_by_case import paired
-from harness.execution.jobs import OracleJob, OracleRun, Repeat, TargetJob, TargetRun
+from harness.execution.jobs import Outputs, OracleJob, OracleRun, Repeat, TargetJob, TargetRun
+from harness.execution.latency import time_target
 from harness.execution.loaded import Loaded, LoadedSuite
 from harness.judge.evidence import Failure
 from harness.models.types import Case, Model, Operator
@@ -65,6 +66,15 @@ def run_target(
     result.timings["load"] = time.perf_counter() - start
     try:
         _measure(job, suite, session, result, progress)
+        if job.latency_seconds > 0:
+            result.latency = time_target(
+                backend,
+                job.scheme,
+                suite,
+                session,
+                batch=job.suite.batch,
+                seconds=job.latency_seconds,
+            )
     finally:
         session.close()
     return result
@@ -157,8 +167,12 @@ def _repeats(
         chosen = cases if batch == 1 else _same_batches(suite.cases, cases, batch)
         again = run_cases(session, suite.model, chosen, batch=batch)
         first = {case.id: run.outputs[case.id] for case in chosen}
-        repeats.append(Repeat(name=name, difference=paired(first, again.outputs)))
+        repeats.append(_repeat(name, first, again.outputs))
     return repeats
+
+
+def _repeat(name: str, first: Outputs, again: Outputs) -> Repeat:
+    return Repeat(name=name, difference=paired(first, again), outputs=again)
 
 
 def _same_batches(
@@ -187,6 +201,7 @@ def _check_operators(
     assert result.arithmetic is not None  # sanity check
     explained = Explained(job.scheme, result.arithmetic)
     seen: set[str] = set()
+    watched: dict[str, dict[str, Array]] = {}
 
     def on_capture(name: str, x: Array, y: Array) -> None:
         seen.add(name)
@@ -197,7 +212,7 @@ def _check_operators(
         # The shortest and the longest come first, and are always checked.
         if explained.work > _ORACLE_WORK:
             break
-        run_cases(
+        run = run_cases(
             session,
             suite.model,
             group,
@@ -205,6 +220,13 @@ def _check_operators(
             capture=quantized,
             on_capture=on_capture,
         )
+        watched.update(run.outputs)
+    if watched:
+        # An engine may compute another thing while it is watched: then the operators
+        # that were judged are not those that ran.
+        assert result.outputs is not None  # sanity check
+        plain = {case: result.outputs[case] for case in watched}
+        result.repeats += (_repeat("capture", plain, watched),)
     if quantized and not seen:
         result.uncaptured = f"{job.backend} shows no operator outputs"
     result.operators = explained.result()

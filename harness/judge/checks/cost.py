@@ -48,7 +48,9 @@ def _judge(
     )
     test = f"{_CHECK}:{name.removeprefix('cost.')}"
     level = levels.of(test)
-    low, high = ratio.bounds(level)
+    # Bytes are counted, not sampled.
+    counted = entry.unit == "bytes"
+    low, high = (ratio.value, ratio.value) if counted else ratio.bounds(level)
     budget = evidence.budgets.get(name)
     into.measurements.append(
         Measurement(
@@ -64,9 +66,14 @@ def _judge(
     )
     if budget is None:
         return
-    into.tests[test] = ratio.p_above(budget.limit)
+    if counted:
+        into.tests[test] = float(low <= budget.limit)
+    else:
+        into.tests[test] = ratio.p_above(budget.limit)
     shared = {
-        "test": "interleaved pairs, block bootstrap of the ratio, one-sided",
+        "test": "exact count"
+        if counted
+        else "interleaved pairs, block bootstrap of the ratio, one-sided",
         "alpha": level,
         "power": POWER,
         "cases": ratio.pairs,
@@ -76,7 +83,7 @@ def _judge(
         reason = (
             f"{name}={ratio.value:.3g} times the reference, but should be at most "
             f"{budget.limit:.3g} [{low:.3g} to {high:.3g} over {ratio.pairs} "
-            f"interleaved pairs; {budget.source}]"
+            f"{'counts' if counted else 'interleaved pairs'}; {budget.source}]"
         )
         into.results.append(result(_CHECK, Verdict.BEHAVIOUR, reason, **shared))
     else:
