@@ -146,6 +146,8 @@ class ReferenceRun:
     nonfinite: tuple[str, ...]
     version: str
     device: str
+    #: Case -> right tokens of its logits, (1, positions); -1: none.
+    labels: dict[str, Array] = field(default_factory=dict)
 
 
 Result = Description | TargetRun | OracleRun | ReferenceRun

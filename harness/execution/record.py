@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 from harness.backends.registry import load_registry
 from harness.behaviours.kinds import KINDS
@@ -22,7 +24,16 @@ from harness.execution.suite import Suite, find_suites, load_suite
 from harness.golden.diff import diff
 from harness.golden.environment import environment
 from harness.golden.guards import check_may_write
-from harness.golden.store import SCHEMA, Golden, compact, read_golden, write_golden
+from harness.golden.store import (
+    SCHEMA,
+    CompactOutput,
+    Golden,
+    compact,
+    read_golden,
+    write_golden,
+)
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 #: A reference may be at most this far (relative L2) from the same model in the
 #: widest precision that runs. One rounding to FP8 (E4M3) has a relative error of up
@@ -205,7 +216,9 @@ class _Recorder:
             operators=reference.operators,
             outputs={
                 case: {
-                    output: compact(array, kind=kinds.get(output, "tensor"))
+                    output: _kept(
+                        array, kinds.get(output, "tensor"), reference.labels.get(case)
+                    )
                     for output, array in arrays.items()
                 }
                 for case, arrays in reference.outputs.items()
@@ -221,6 +234,13 @@ class _Recorder:
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             author=getpass.getuser(),
         )
+
+
+def _kept(array: Array, kind: str, labels: Array | None) -> CompactOutput:
+    """What a golden keeps of an output; right tokens where they are its rows'."""
+    rows = array.shape[:-1]
+    fitting = labels is not None and labels.shape == rows
+    return compact(array, kind=kind, labels=labels if fitting else None)
 
 
 def sources(suite: Suite) -> list[Path]:

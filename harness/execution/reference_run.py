@@ -11,11 +11,12 @@ import numpy as np
 
 from harness.backends.protocol import Backend
 from harness.backends.registry import Registry
-from harness.errors import BackendError, MissingExtraError, UnsupportedError
+from harness.errors import BackendError, CasesError, MissingExtraError, UnsupportedError
 from harness.execution.cases_run import CasesRun, run_cases, spread, whole_batches
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Outputs, ReferenceJob, ReferenceRun
 from harness.execution.loaded import Loaded, LoadedSuite
+from harness.execution.operator_statistics import OperatorStatistics
 from harness.execution.target_run import with_precision
 from harness.models.types import Case
 
@@ -26,42 +27,6 @@ OnProgress = Callable[[int, int], None]
 _SAMPLE = 8
 #: Precisions tried for the exact run, widest first.
 _EXACT = ("fp64", "fp32")
-
-
-class OperatorStatistics:
-    """Running statistics of an operator's input over all cases."""
-
-    def __init__(self) -> None:
-        self.amax = 0.0
-        self.total = 0.0
-        self.square = 0.0
-        self.elements = 0
-        self.quantiles: list[Array] = []
-
-    def add(self, x: Array) -> None:
-        """Take in one call's input."""
-        magnitude = np.abs(np.asarray(x, dtype=np.float64))
-        self.amax = max(self.amax, float(magnitude.max(initial=0.0)))
-        self.total += float(np.asarray(x, dtype=np.float64).sum())
-        self.square += float(np.square(magnitude).sum())
-        self.elements += x.size
-        if x.size:
-            self.quantiles.append(np.quantile(magnitude, [0.5, 0.99, 0.999]))
-
-    def as_dict(self) -> dict[str, float]:
-        """amax, mean, rms and the median over calls of three quantiles of |x|."""
-        count = max(self.elements, 1)
-        table = np.array(self.quantiles) if self.quantiles else np.zeros((1, 3))
-        median = np.median(table, axis=0)
-        return {
-            "amax": self.amax,
-            "mean": self.total / count,
-            "rms": float(np.sqrt(self.square / count)),
-            "abs_p50": float(median[0]),
-            "abs_p99": float(median[1]),
-            "abs_p999": float(median[2]),
-            "elements": float(self.elements),
-        }
 
 
 def run_reference(
@@ -78,7 +43,7 @@ def run_reference(
         raise UnsupportedError(f"reference backend {job.backend}: {available.reason}")
     suite = loaded.get(job.suite)
     chosen = with_precision(backend, job.precision)
-    statistics = {o.name: OperatorStatistics() for o in suite.operators}
+    statistics = {o.name: OperatorStatistics(o) for o in suite.operators}
     names = [operator.name for operator in suite.operators]
     session = chosen.load(suite.model, None)
     try:
@@ -108,6 +73,7 @@ def run_reference(
     floor[f"{job.precision} against {precision}"] = _moved(exact, plain)
     return ReferenceRun(
         outputs=plain.outputs,
+        labels=right_tokens(suite.cases),
         precision={"requested": job.precision, **report},
         noise_floor=floor,
         operators={name: entry.as_dict() for name, entry in statistics.items()},
@@ -117,6 +83,34 @@ def run_reference(
         version=available.version,
         device=available.device,
     )
+
+
+def right_tokens(cases: Sequence[Case]) -> dict[str, Array]:
+    """The right token of every position, of cases whose `expected` names "labels".
+
+    "labels" is a list of token ids, -1 where none is right, or "next": each position's
+    right token is the next of `input_ids`.
+
+    Raises:
+        CasesError: "next" for a case without `input_ids`, or something else.
+    """
+    found = {}
+    for case in cases:
+        labels = case.expected.get("labels")
+        if labels is None:
+            continue
+        if labels == "next" and "input_ids" in case.inputs:
+            ids = case.inputs["input_ids"]
+            none = np.full((*ids.shape[:-1], 1), -1, ids.dtype)
+            found[case.id] = np.concatenate([ids[..., 1:], none], axis=-1)
+        elif isinstance(labels, list) and all(isinstance(i, int) for i in labels):
+            found[case.id] = np.array([labels], dtype=np.int64)
+        else:
+            raise CasesError(
+                f"case {case.id!r}: expected.labels={labels!r}, but should be a list "
+                'of token ids, or "next" where the model takes input_ids'
+            )
+    return found
 
 
 def _threads(

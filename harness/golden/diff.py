@@ -177,6 +177,7 @@ def _answer(answer: Mapping[str, Any]) -> str:
 def _operators(old: Golden, new: Golden) -> Iterator[Change]:
     """Operators whose largest input moved: static scales are made from it."""
     for name in sorted({*old.operators, *new.operators}):
+        yield from _outliers(name, old.operators.get(name), new.operators.get(name))
         before = old.operators.get(name, {}).get("amax")
         after = new.operators.get(name, {}).get("amax")
         if before is None or after is None:
@@ -194,6 +195,30 @@ def _operators(old: Golden, new: Golden) -> Iterator[Change]:
                 after=f"{after:.6g}",
                 size=size,
             )
+
+
+def _outliers(
+    name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None
+) -> Iterator[Change]:
+    """Which channels stand out: a scale a tensor suffers from each of them."""
+    if old is None or new is None:
+        return
+    before, after = (
+        {int(channel) for channel, _ in entry["outlier_channels"]}
+        if "outlier_channels" in entry
+        else None
+        for entry in (old, new)
+    )
+    if before != after:
+        shown = ["not kept" if c is None else str(sorted(c)) for c in (before, after)]
+        yield Change(
+            case="",
+            what=name,
+            metric="outlier channels",
+            before=shown[0],
+            after=shown[1],
+            size=0.0,
+        )
 
 
 def _circumstances(old: Golden, new: Golden) -> Iterator[Change]:

@@ -76,3 +76,17 @@ def test_cases_models_answers_and_ranges(make_golden):
     assert "zeta: argmax answer: 'é' (right) -> 'e' (wrong)" in told
     assert "layer.0 amax: 2.5 -> 5" in told
     assert "environment.python: 3.11 -> 3.12" in told
+
+
+def test_outlier_channels(make_golden):
+    """Channels that begin to stand out are told; a golden without them says so."""
+    old = make_golden()
+    table = {"layer.0": {"amax": 2.5, "outlier_channels": [[3, 2.5]]}}
+    new = dataclasses.replace(old, operators=table)
+    other = {"layer.0": {"amax": 2.5, "outlier_channels": [[3, 2.5], [1, 2.0]]}}
+    plain = dataclasses.replace(old, operators={"layer.0": {"amax": 2.5}})
+
+    told = [str(c) for c in diff(new, dataclasses.replace(old, operators=other))]
+    assert "layer.0 outlier channels: [3] -> [1, 3]" in told
+    assert "layer.0 outlier channels: not kept -> [3]" in map(str, diff(plain, new))
+    assert [] == diff(new, new)
