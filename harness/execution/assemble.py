@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from harness.judge.evidence import (
 from harness.models.types import Case
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Chance that two estimates of one variance differ by more than is allowed.
+_SAME_VARIANCE: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,7 @@ def assemble(
         activations_expected=run.activations_expected,
         activations_found=run.activations_found,
         anomalies=anomalies,
-        stability=_stability(target, run, drift, floor),
+        stability=_stability(context, target, run, drift, floor),
         operators=run.operators,
         drift=drift,
         oracle_drift=oracle_drift,
@@ -177,7 +180,11 @@ def _anomaly(
 
 
 def _stability(
-    target: Target, run: TargetRun, drift: Paired | None, floor: float
+    context: Context,
+    target: Target,
+    run: TargetRun,
+    drift: Paired | None,
+    floor: float,
 ) -> tuple[StabilityEvidence, ...]:
     """Each repetition with what may differ, and why.
 
@@ -186,6 +193,8 @@ def _stability(
     target may then move as the reference itself does; where activations are
     quantized, a last-bit difference flips roundings and the two runs are two draws
     of the quantization noise, whose difference is at most sqrt(2) times the drift.
+    The drift of a run that is wrong would excuse the difference, so of the two runs
+    the one that drifted less on these very cases counts, see `_two_draws`.
     """
     found = []
     exact = run.arithmetic is None or run.arithmetic.determinism == "exact"
@@ -195,8 +204,9 @@ def _stability(
         elif target.scheme.weight_only or drift is None:
             limit, source = float(np.sqrt(2) * floor), "sqrt(2) x recorded noise floor"
         else:
-            limit = float(np.sqrt(2) * max(drift.ratio, floor))
-            source = "sqrt(2) x drift: two draws of the quantization noise"
+            limit = _two_draws(context, run.outputs, repeat.outputs, drift.ratio)
+            limit = max(limit, float(np.sqrt(2) * floor))
+            source = "two draws of the quantization noise"
         found.append(
             StabilityEvidence(
                 name=repeat.name,
@@ -207,6 +217,25 @@ def _stability(
             )
         )
     return tuple(found)
+
+
+def _two_draws(
+    context: Context, first: Outputs, second: Outputs, overall: float
+) -> float:
+    """How far two draws of the same quantization noise can be apart.
+
+    sqrt(2) times the drift over all cases; and no more than what the smaller drift of
+    the two runs allows on the cases that both have. Two estimates of one variance
+    from n cases each differ by a factor F(n, n); a case counts as one degree of
+    freedom, however many elements it has.
+    """
+    from scipy.stats import f
+
+    cases = [case for case in second if case in first]
+    runs = [{case: run[case] for case in cases} for run in (first, second)]
+    smaller = min(_drift(context, outputs).ratio for outputs in runs)
+    factor = float(f.isf(_SAME_VARIANCE, len(cases), len(cases)))
+    return float(np.sqrt(2)) * min(overall, float(np.sqrt(factor)) * smaller)
 
 
 def answers_of(

@@ -16,7 +16,14 @@ from harness.compare.operator_evidence import WeightEvidence
 from harness.errors import UnsupportedError
 from harness.execution.cases_run import CasesRun, batches, run_cases, spread
 from harness.execution.errors_by_case import paired
-from harness.execution.jobs import Outputs, OracleJob, OracleRun, Repeat, TargetJob, TargetRun
+from harness.execution.jobs import (
+    OracleJob,
+    OracleRun,
+    Outputs,
+    Repeat,
+    TargetJob,
+    TargetRun,
+)
 from harness.execution.latency import time_target
 from harness.execution.loaded import Loaded, LoadedSuite
 from harness.judge.evidence import Failure
