@@ -41,6 +41,8 @@ def _magnitude(name: str) -> Callable[[Comparison], float]:
 
 def _tokens(name: str) -> Callable[[LogitsComparison], float]:
     def measure(found: LogitsComparison) -> float:
+        if name.startswith("delta_p") and not found.labelled:
+            return math.nan
         value = getattr(found, name)
         return math.nan if value is None or found.problem else float(value)
 
@@ -209,6 +211,17 @@ _ALL: Final = (
     ),
     *_of_tokens("logits", compare_logits, noise="noisy"),
     *_of_tokens("distribution", compare_probabilities, noise="deterministic"),
+    Metric(
+        name="delta_p",
+        better="higher",
+        unit="1",
+        needs="labels",
+        worst=-1.0,
+        measure=_tokens("delta_p"),
+        prepare=compare_logits,
+        summary="mean change of the right token's probability",
+        interval=_TOKENS,
+    ),
     Metric(
         name="delta_p_rms",
         better="lower",

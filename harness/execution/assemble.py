@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +27,7 @@ from harness.judge.evidence import (
     Paired,
     StabilityEvidence,
 )
+from harness.judge.slices import clusters_of
 from harness.models.types import Case
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -81,7 +83,7 @@ def assemble(
     oracle_drift = end_to_end = None
     if oracle is not None and run.outputs:
         oracle_drift = _drift(context, oracle.outputs)
-        end_to_end = paired(oracle.outputs, run.outputs)
+        end_to_end = clustered(context, paired(oracle.outputs, run.outputs))
     floor = max(context.golden.noise_floor.values(), default=0.0)
     return Evidence(
         suite=context.suite.name,
@@ -104,14 +106,29 @@ def assemble(
         end_to_end=end_to_end,
         noise_floor=floor,
         metrics=tuple(
-            metrics(context.description, context.golden, run.outputs, context.metrics)
+            metrics(
+                context.description,
+                context.golden,
+                run.outputs,
+                plugged=context.metrics,
+                budgets=budgets,
+            )
         ),
         behaviours=_behaviours(context, run.outputs) if run.outputs else (),
         baseline=baseline,
-        tags={case.id: case.tags for case in context.description.cases},
+        tags=_tags(context),
         latency=run.latency,
         timings=run.timings,
     )
+
+
+def _tags(context: Context) -> dict[str, tuple[str, ...]]:
+    return {case.id: case.tags for case in context.description.cases}
+
+
+def clustered(context: Context, found: Paired) -> Paired:
+    """With the document or prompt that each case was taken from, by its tags."""
+    return dataclasses.replace(found, clusters=clusters_of(_tags(context), found.cases))
 
 
 def _execution(run: TargetRun) -> str:
@@ -128,7 +145,7 @@ def _drift(context: Context, outputs: Outputs) -> Paired:
     def project(case: str, name: str, full: Array) -> Array:
         return golden.outputs[case][name].project(full)
 
-    return paired(context.reference, outputs, project=project)
+    return clustered(context, paired(context.reference, outputs, project=project))
 
 
 def find_anomalies(context: Context, outputs: Outputs) -> list[Anomaly]:
@@ -280,6 +297,7 @@ def _behaviours(context: Context, outputs: Outputs) -> tuple[BehaviourEvidence, 
                 target_right=np.array([target[c].right for c in cases], bool),
                 answers={c: (recorded[c]["answer"], target[c].text) for c in cases},
                 margin=margins[name],
+                clusters=clusters_of(_tags(context), cases),
             )
         )
     return tuple(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ def metrics(
     description: Description,
     golden: Golden,
     outputs: Outputs,
+    *,
     plugged: Mapping[str, Metric] | None = None,
+    budgets: Collection[str] = (),
 ) -> Iterator[MetricEvidence]:
     """`OUTPUT.METRIC` for every output that golden and run both have.
 
@@ -29,6 +31,8 @@ def metrics(
         golden: the reference's outputs, whole or compact.
         outputs: the target's whole outputs.
         plugged: metrics of plugins, by name (`registry.metrics`).
+        budgets: names of all budgets. `OUTPUT.delta_p.loss` asks for the direction:
+            whether the right tokens lost more probability than that.
     """
     cases = tuple(case for case in golden.outputs if case in outputs)
     for spec in description.outputs:
@@ -39,9 +43,13 @@ def metrics(
             for case, entry in zip(cases, kept, strict=True)
         ]
         for name, metric in chosen.items():
+            full_name = f"{spec.name}.{name}"
+            # A change of a score is measured from no change.
+            directed = name == "delta_p" and f"{full_name}.loss" in budgets
             yield MetricEvidence(
-                name=f"{spec.name}.{name}",
+                name=full_name,
                 values=np.array([row[name] for row in rows], dtype=np.float64),
+                reference=np.zeros(len(rows)) if directed else None,
                 cases=cases,
                 better=metric.better,
                 unit=metric.unit,

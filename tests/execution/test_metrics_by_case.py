@@ -30,11 +30,13 @@ def described(kind):
     )
 
 
-def measured(kind, reference, found, *, plugged=None, **more):
+def measured(kind, reference, found, *, plugged=None, budgets=(), **more):
     """Metric -> its evidence, of one case."""
     kept = {"a": {"y": compact(reference, kind=kind, **more)}}
     golden = Golden(suite="s", model_fingerprint="", cases_fingerprint="", outputs=kept)
-    entries = metrics(described(kind), golden, {"a": {"y": found}}, plugged)
+    entries = metrics(
+        described(kind), golden, {"a": {"y": found}}, plugged=plugged, budgets=budgets
+    )
     return {entry.name.removeprefix("y."): entry for entry in entries}
 
 
@@ -126,3 +128,17 @@ def test_compact_logits_are_compared_as_such():
     assert exact.top1_agreement == found["top1_agreement"].values[0]
     assert pytest.approx(exact.delta_p_rms, abs=4e-5) == found["delta_p_rms"].values[0]
     assert "delta_p_rms" not in measured("logits", x, y)
+
+
+def test_right_tokens_that_lose_probability_have_a_direction():
+    """Where a budget asks for it, the direction check gets the score's change."""
+    x = (3 * RNG.standard_normal((40, 3000))).astype(np.float32)
+    labels = x.argmax(axis=1)
+    y = x * 0.8
+    asked = measured("logits", x, y, labels=labels, budgets=["y.delta_p.loss"])
+    exact = compare_logits(x, y, labels=labels)
+
+    assert asked["delta_p"].values[0] < 0
+    assert pytest.approx(exact.delta_p, abs=4e-5) == asked["delta_p"].values[0]
+    assert [0.0] == asked["delta_p"].reference.tolist()
+    assert measured("logits", x, y, labels=labels)["delta_p"].reference is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.judge.slices import slices
+from harness.judge.slices import clusters_of, slices
 
 CASES = [f"case-{i}" for i in range(30)]
 
@@ -30,3 +30,15 @@ def test_a_slice_with_a_budget_of_its_own_may_be_small():
     """Whoever states a budget for it wants it asked."""
     assert slices({"case-3": ("one",)}, CASES, least=1) == {"one": [3]}
     assert slices({}, CASES) == {}
+
+
+def test_documents_and_prompts_are_clusters_and_no_slices():
+    """Cases taken from one text stand together; others alone."""
+    tags = {case: (f"prompt:{i // 10}", "long") for i, case in enumerate(CASES[:20])}
+
+    found = clusters_of(tags, CASES)
+
+    assert found[:20] == ("prompt:0",) * 10 + ("prompt:1",) * 10
+    assert len(set(found[20:])) == 10
+    assert list(slices(tags, CASES)) == ["long"]
+    assert clusters_of({"case-1": ("long",)}, CASES) is None
