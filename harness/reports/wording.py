@@ -62,7 +62,9 @@ def sentence(report: Report) -> str:
     counts = Counter(str(target.verdict) for target in report.targets)
     parts = [f"{count} {verdict}" for verdict, count in counts.most_common()]
     outcome = {0: "passes", 1: "fails", 3: "cannot be judged"}[report.exit_code]
-    return f"{len(report.targets)} targets: {', '.join(parts)}. The run {outcome}."
+    count = len(report.targets)
+    noun = "target" if count == 1 else "targets"
+    return f"{count} {noun}: {', '.join(parts)}. The run {outcome}."
 
 
 def next_command(report: Report) -> str:
