@@ -27,8 +27,8 @@ def execute(options: argparse.Namespace) -> int:
     from harness.history import append, load
     from harness.reports.artifacts import write_page
 
-    report = run_and_show(options)
     folder = Path(options.history)
+    report = run_and_show(options, history=folder)
     append(report, folder)
     past = load(folder)
     page = write_page(report, past.reports, Path(report.folder) / "report.html")
@@ -36,5 +36,9 @@ def execute(options: argparse.Namespace) -> int:
         for problem in past.problems:
             print(f"history: {problem}")
         print(f"history: {len(past.reports)} runs in {folder}")
+        print(
+            f"night {report.nights['night']}: false discoveries held at "
+            f"{report.nights['alpha']:.2g}, {report.nights['spent']:.2g} spent so far"
+        )
         print(f"report: {page}")
     return report.exit_code

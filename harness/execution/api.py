@@ -22,6 +22,8 @@ from harness.execution.run_folder import (
 )
 from harness.execution.suite import Suite, Target, find_suites, load_suite, select
 from harness.golden.environment import differences, environment
+from harness.history import load
+from harness.history.nights import Nights
 from harness.judge.types import Report
 
 __all__ = ["RecordReport", "explain", "record", "run", "run_targets"]
@@ -41,6 +43,7 @@ def run(
     out: str | Path | None = None,
     baseline: str | None = None,
     across_versions: bool = False,
+    history: str | Path | None = None,
     observer: Observer | None = None,
 ) -> Report:
     """Run suites against their goldens.
@@ -56,6 +59,10 @@ def run(
         baseline: a run's folder or `history:latest`, to compare with.
         across_versions: compare with a baseline of another version of the backend,
             which is `stale` otherwise.
+        history: folder of the nights before, for a nightly run: it holds the rate of
+            false discoveries instead of the family-wise error, spends its share of
+            all nights' level, and judges the answers lost over the nights. The run is
+            not appended.
         observer: told of the run's course.
 
     Returns:
@@ -75,6 +82,7 @@ def run(
         out=out,
         baseline=baseline,
         across_versions=across_versions,
+        history=history,
         observer=observer,
     )
 
@@ -88,6 +96,7 @@ def run_targets(
     out: str | Path | None = None,
     baseline: str | None = None,
     across_versions: bool = False,
+    history: str | Path | None = None,
     observer: Observer | None = None,
 ) -> Report:
     """Run targets that were chosen already; see `run`."""
@@ -118,6 +127,8 @@ def run_targets(
         timeout=timeout,
         workers=workers,
         baseline=found,
+        mode="gate" if history is None else "nightly",
+        nights=None if history is None else nights_before(Path(history)),
         latency_seconds=LATENCY_SECONDS if found is not None else 0.0,
     )
     watcher.on_start(len(pairs), f"{len(pairs)} targets")
@@ -133,9 +144,19 @@ def run_targets(
         started=started.isoformat(timespec="seconds"),
         seconds=time.perf_counter() - clock,
         baseline=found.run if found else None,
+        nights=matrix.nights.as_dict() if matrix.nights is not None else {},
     )
     write_report(report, folder)
     return report
+
+
+def nights_before(history: Path) -> Nights:
+    """The state that a history's newest night left; a fresh one where none is.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    return Nights.after(load(history).reports) if history.is_dir() else Nights()
 
 
 def environment_differences(

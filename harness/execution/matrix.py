@@ -29,6 +29,7 @@ from harness.execution.run_folder import target_folder, write_target
 from harness.execution.suite import Suite, Target
 from harness.golden.run_store import write_run_outputs
 from harness.golden.store import Golden, read_golden
+from harness.history.nights import Nights
 from harness.judge import judge, judge_run
 from harness.judge.budgets import acknowledgements_for, budgets_for
 from harness.judge.evidence import Budget, Evidence, Failure
@@ -57,6 +58,8 @@ class Matrix:
     #: "gate" controls the family-wise error rate of the run, "nightly" the rate of
     #: false discoveries.
     mode: Literal["gate", "nightly"] = "gate"
+    #: Nights before this one, of a nightly run; after `run` this one included.
+    nights: Nights | None = None
     #: Seconds for timing each target beside the unquantized model. Targets with a
     #: budget on cost are always timed.
     latency_seconds: float = 0.0
@@ -75,8 +78,15 @@ class Matrix:
             for results in pool.map(self._suite, groups):
                 done.update(results)
         # Judged alone while it ran, each target is judged again as one of a family.
-        ordered = [self.evidence[f"{suite.name}/{t.name}"] for suite, t in pairs]
-        judged = judge_run(ordered, mode=self.mode, run_id=str(self.folder))
+        ordered = tuple(self.evidence[f"{suite.name}/{t.name}"] for suite, t in pairs)
+        night = None
+        if self.nights is not None:
+            self.nights, ordered = self.nights.tonight(ordered)
+            night = self.nights.night
+            self.evidence = {f"{e.suite}/{e.backend}/{e.scheme}": e for e in ordered}
+        judged = judge_run(
+            ordered, mode=self.mode, run_id=str(self.folder), night=night
+        )
         for (suite, target), judgement in zip(pairs, judged, strict=True):
             if judgement != done[suite.name, target.name]:
                 evidence = self.evidence[judgement.name]

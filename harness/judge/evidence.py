@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
+from harness.judge.statistics.sequential import Wealth
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
@@ -208,5 +209,7 @@ class Evidence:
     #: Tags of each case, for slices.
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     latency: tuple[LatencyEvidence, ...] = ()
+    #: Bets on lost answers over all nights, tonight included; only of a nightly run.
+    nights: tuple[Wealth, ...] = ()
     acknowledgements: tuple[Acknowledgement, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)

@@ -3,8 +3,10 @@
 Tests are named `check:what`. Alpha is split over the checks that tested anything, and
 within a check Holm's step-down gives every test its level, so that the chance of even
 one false alarm in the whole run stays below alpha whatever the dependence (Holm 1979;
-weighted Bonferroni over the checks). One check with thousands of operators then cannot
-take the power from one with three behaviours.
+weighted Bonferroni over the checks). A nightly splits its rate of false discoveries the
+same way: the false share of all alarms is at most the sum of the checks' own shares. One
+check with thousands of operators then cannot take the power from one with three
+behaviours.
 """
 
 from __future__ import annotations
@@ -62,18 +64,18 @@ def run_levels(
         for target, named in enumerate(tests)
         for name, p in named.items()
     }
-    if mode == "nightly":
-        found = benjamini_hochberg(every, alpha)
-        family = f"Benjamini-Hochberg over {len(every)} tests, rate {alpha:g}"
-    else:
-        kinds: dict[str, dict[tuple[int, str], float]] = {}
-        for key, p in every.items():
-            kinds.setdefault(key[1].partition(":")[0], {})[key] = p
-        found = {}
-        whole = sum(SHARES.get(kind, 1.0) for kind in kinds)
-        for kind, group in kinds.items():
-            found.update(holm(group, alpha * SHARES.get(kind, 1.0) / whole))
-        family = f"Holm over {len(every)} tests of {len(kinds)} checks, alpha {alpha:g}"
+    kinds: dict[str, dict[tuple[int, str], float]] = {}
+    for key, p in every.items():
+        kinds.setdefault(key[1].partition(":")[0], {})[key] = p
+    procedure = benjamini_hochberg if mode == "nightly" else holm
+    found: dict[tuple[int, str], float] = {}
+    whole = sum(SHARES.get(kind, 1.0) for kind in kinds)
+    for kind, group in kinds.items():
+        found.update(procedure(group, alpha * SHARES.get(kind, 1.0) / whole))
+    how, held = (
+        ("Benjamini-Hochberg", "rate") if mode == "nightly" else ("Holm", "alpha")
+    )
+    family = f"{how} over {len(every)} tests of {len(kinds)} checks, {held} {alpha:.3g}"
     return [
         Levels(
             alpha=alpha,

@@ -42,6 +42,7 @@ def report_from_dict(data: Mapping[str, Any], *, source: str = "run.json") -> Re
             started=str(data.get("started", "")),
             seconds=float(data.get("seconds", 0.0)),
             baseline=data.get("baseline"),
+            nights=dict(data.get("nights", {})),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{source}: not a whole report ({error!r})") from None

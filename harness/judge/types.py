@@ -257,6 +257,8 @@ class Report:
     seconds: float = 0.0
     #: Run id of the baseline compared with, if any.
     baseline: str | None = None
+    #: State of the tests that are repeated every night (`harness.history.nights`).
+    nights: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -275,4 +277,5 @@ class Report:
             "seconds": self.seconds,
             "baseline": self.baseline,
             "folder": self.folder,
+            **({"nights": dict(self.nights)} if self.nights else {}),
         }

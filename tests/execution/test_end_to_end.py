@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.main import main
 from harness.errors import UsageError
 from harness.execution.api import explain, record, run
+from harness.history import load
 
 pytestmark = pytest.mark.quant_slow
 
@@ -269,3 +271,18 @@ def test_recording_on_ci_needs_leave(suite, monkeypatch):
     with pytest.raises(UsageError, match="--allow-ci"):
         record([suite])
     assert "CI" in os.environ
+
+
+def test_nightlies_keep_their_state_in_the_history(suite, tmp_path, capsys):
+    """The second night reads the first's state, and both hold the level together."""
+    history = tmp_path / "history"
+    for night in ("1", "2"):
+        arguments = ["nightly", str(suite), "--history", str(history)]
+        assert 0 == main([*arguments, "--out", str(tmp_path / night)])
+        assert f"night {night}: false discoveries" in capsys.readouterr().out
+    last = load(history).reports[-1]
+    (answers,) = last.nights["answers"].values()
+
+    assert {"nights": 1, "lost": 0, "gained": 0} == answers["wealth"]
+    assert last.nights["spent"] > last.nights["alpha"]
+    assert "lost=0, gained=0 over 1 nights" in str(last.targets[0].as_dict())

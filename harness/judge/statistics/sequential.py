@@ -14,6 +14,7 @@ Two ways out, both with their state written to the history:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ class Wealth:
     nights: int = 0
     lost: int = 0
     gained: int = 0
+    #: Of which behaviour, and the level that all nights together are held to.
+    name: str = ""
+    level: float = 0.0
 
     def after(self, table: Flips) -> Wealth:
         """The state with one more night's changes, of draws not seen before.
@@ -36,7 +40,8 @@ class Wealth:
         Greedy answers that are the same every night are one night: counting them
         again would count the same evidence twice.
         """
-        return Wealth(
+        return dataclasses.replace(
+            self,
             nights=self.nights + 1,
             lost=self.lost + table.lost,
             gained=self.gained + table.gained,
