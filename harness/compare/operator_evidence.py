@@ -31,14 +31,16 @@ class OperatorEvidence:
     """Sums over the sampled cases for one operator; see `compare.explained`."""
 
     operator: str
-    #: Sum of squares of y - oracle(x).
+    #: Sum of squares of y - oracle(x), codes that rounding leaves open taken as the
+    #: observed output has them.
     residual_sq: float
     #: Sum of squares of oracle(x) - full precision(x).
     quantization_sq: float
     #: Sum of squares of full precision(x).
     signal_sq: float
-    #: Expected sum of squares of what accumulation, output rounding and ambiguous
-    #: codes can explain: theory, from the declared arithmetic.
+    #: Expected sum of squares of what accumulation and rounding of the stored output
+    #: add: theory, from the declared arithmetic. Codes that rounding leaves open are
+    #: no part of it; they are settled in `residual_sq`.
     explained_sq: float
     #: Output elements compared.
     elements: int

@@ -4,7 +4,7 @@ Tests are named `check:what`. Alpha is split over the checks that tested anythin
 within a check Holm's step-down gives every test its level, so that the chance of even
 one false alarm in the whole run stays below alpha whatever the dependence (Holm 1979;
 weighted Bonferroni over the checks). A nightly splits its rate of false discoveries the
-same way: the false share of all alarms is at most the sum of the checks' own shares. One
+same way: the false share of all alarms is at most the sum of the checks' shares. One
 check with thousands of operators then cannot take the power from one with three
 behaviours.
 """
