@@ -31,7 +31,8 @@ class Proposal:
     value: float
     low: float
     high: float
-    #: Upper bound of the measurement, wrong with chance `ALPHA`.
+    #: Upper bound of the measurement (lower, where higher is better), wrong with chance
+    #: `ALPHA`.
     limit: float
     #: Smallest excess over the limit that these cases show with 80% chance.
     detectable: float
@@ -43,12 +44,18 @@ class Proposal:
     theory: float | None
     cases: int
     data: str
+    #: "lower": the limit is a ceiling; "higher": a floor.
+    better: str = "lower"
 
     @property
     def change(self) -> str:
         """One of `new`, `tighten`, `loosen`, `keep`."""
         if self.current is None:
             return "new"
+        if self.better == "higher":
+            if self.limit < self.current and self.high < self.current:
+                return "loosen"
+            return "tighten" if self.limit > self.current else "keep"
         if self.limit > self.current and self.low > self.current:
             return "loosen"
         return "tighten" if self.limit < self.current else "keep"
@@ -85,7 +92,7 @@ class Proposal:
         return {
             "target": self.target,
             "metric": self.metric,
-            "limit": _rounded_up(self.limit),
+            "limit": _rounded(self.limit, up=self.better == "lower"),
             "reason": f"{reason.strip()}; {measured}" if reason.strip() else measured,
             "data": self.data,
             "date": today,
@@ -98,9 +105,10 @@ class Proposal:
 def propose(evidence: Evidence, *, alpha: float = ALPHA) -> tuple[Proposal, ...]:
     """A limit for the drift and every metric of one target.
 
-    The limit is the upper bound of the measurement, wrong with chance `alpha` over
-    other cases of the same kind. A later run fails only when its whole interval is
-    beyond, so an unchanged target is flagged with a chance far below `alpha`.
+    The limit is the bound of the measurement on its worse side, wrong with chance
+    `alpha` over other cases of the same kind. A later run fails only when its whole
+    interval is beyond, so an unchanged target is flagged with a chance far below
+    `alpha`.
 
     Args:
         evidence: of a target that was judged and passes; nothing for one that failed.
@@ -110,6 +118,7 @@ def propose(evidence: Evidence, *, alpha: float = ALPHA) -> tuple[Proposal, ...]
         return ()
     digest = data_digest(evidence)
     theory = theory_drift(evidence)
+    better = {entry.name: entry.better for entry in evidence.metrics}
     return tuple(
         _proposal(
             evidence,
@@ -118,6 +127,7 @@ def propose(evidence: Evidence, *, alpha: float = ALPHA) -> tuple[Proposal, ...]
             alpha=alpha,
             data=digest,
             theory=theory if name == "drift" else None,
+            better=better.get(name, "lower"),
         )
         for name, estimate in estimates(evidence).items()
     )
@@ -131,8 +141,10 @@ def _proposal(
     alpha: float,
     data: str,
     theory: Budget | None,
+    better: str,
 ) -> Proposal:
     low, high = estimate.bounds(alpha)
+    limit = high if better == "lower" else low
     current = evidence.budgets.get(name)
     return Proposal(
         target=f"{evidence.backend}/{evidence.scheme}",
@@ -140,21 +152,27 @@ def _proposal(
         value=estimate.value,
         low=low,
         high=high,
-        limit=high,
-        detectable=estimate.detectable(high, alpha, POWER),
+        limit=limit,
+        detectable=estimate.detectable(limit, alpha, POWER),
         current=None if current is None else current.limit,
         slack_sigma=None
         if current is None
-        else slack_sigma(estimate.value, current.limit, estimate.standard_error),
+        else slack_sigma(
+            estimate.value, current.limit, estimate.standard_error, better=better
+        ),
         theory=None if theory is None else theory.limit,
         cases=estimate.clusters,
         data=data,
+        better=better,
     )
 
 
-def slack_sigma(value: float, limit: float, error: float) -> float | None:
-    """How many standard errors a value is below its limit; None without a spread."""
-    return (limit - value) / error if error > 0 else None
+def slack_sigma(
+    value: float, limit: float, error: float, *, better: str = "lower"
+) -> float | None:
+    """How many standard errors a value is within its limit; None without a spread."""
+    room = limit - value if better == "lower" else value - limit
+    return room / error if error > 0 else None
 
 
 def data_digest(evidence: Evidence) -> str:
@@ -197,9 +215,11 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _rounded_up(value: float) -> float:
-    """Three significant digits, never below the value."""
-    if value <= 0 or not math.isfinite(value):
+def _rounded(value: float, *, up: bool) -> float:
+    """Three significant digits, never tighter than the value."""
+    if value == 0 or not math.isfinite(value):
         return value
-    step = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return float(f"{math.ceil(value / step - 1e-9) * step:.3g}")
+    step = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
+    steps = value / step
+    whole = math.ceil(steps - 1e-9) if up else math.floor(steps + 1e-9)
+    return float(f"{whole * step:.3g}")

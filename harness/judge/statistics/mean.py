@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.judge.statistics.memory import remembered
 from harness.judge.statistics.ratio import DRAWS, by_cluster, tail_chance, tail_value
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -85,6 +86,7 @@ class Mean:
         return (reach + float(ndtri(power))) * self.error
 
 
+@remembered
 def resampled_mean(
     values: FloatArray,
     *,

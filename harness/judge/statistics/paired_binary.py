@@ -62,7 +62,7 @@ def flips(before: Any, now: Any) -> Flips:
     )
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(1 << 16)
 def loss_p_value(table: Flips, margin: float = 0.0) -> float:
     """P-value of "the loss is at most `margin`"; small: worse than that.
 
@@ -91,7 +91,7 @@ def loss_p_value(table: Flips, margin: float = 0.0) -> float:
     return min(1.0, float(_chance(least, lost, gained, n).max()) + _MISSED)
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(1 << 16)
 def loss_bounds(table: Flips, level: float) -> tuple[float, float]:
     """Lower and upper bound of the loss, each wrong with chance at most `level`.
 

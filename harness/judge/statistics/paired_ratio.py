@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.judge.statistics.memory import remembered
 from harness.judge.statistics.ratio import DRAWS, by_cluster, tail_chance, tail_value
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -71,6 +72,7 @@ class Rise:
         return (reach + float(ndtri(power))) * self.error
 
 
+@remembered
 def resampled_rise(
     now: FloatArray,
     before: FloatArray,

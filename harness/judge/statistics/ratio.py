@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from harness.judge.statistics.memory import remembered
+
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 #: Resamples; tails beyond `_RESOLVED` of them are extrapolated.
@@ -84,6 +86,7 @@ class Ratio:
         return limit * (_exp(reach) - 1)
 
 
+@remembered
 def pooled(
     error: FloatArray,
     reference: FloatArray,
