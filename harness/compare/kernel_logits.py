@@ -130,6 +130,38 @@ def _five(row, width, maxima, top):
 
 
 @_sums
+def row_normals(bits, x, normals, tops):
+    """Logarithm of the sum of exp of each row, and its five largest.
+
+    Args:
+        bits: (rows, width) int32 bits of the float32 logits.
+        x: the same as float32.
+        normals: (rows,) out; NaN where a row is not finite.
+        tops: (rows, 5) out: columns of the five largest.
+    """
+    rows, width = x.shape
+    maxima = np.empty((width + BLOCK - 1) // BLOCK, np.int32)
+    u, part_p, work = np.empty(PIECE), np.empty(PIECE), np.empty(PIECE)
+    work_bits = work.view(np.int64)
+    for row in range(rows):
+        if _block_maxima(bits[row], width, maxima):
+            normals[row] = np.nan
+            continue
+        _five(bits[row], width, maxima, tops[row])
+        high = np.float64(x[row, tops[row, 0]])
+        total = 0.0
+        for start in range(0, width, PIECE):
+            count = min(PIECE, width - start)
+            part = x[row, start : start + count]
+            for i in range(count):
+                u[i] = max(np.float64(part[i]) - high, -700.0)
+            _exp(u, part_p, count, work, work_bits, work)
+            for i in range(count):
+                total += part_p[i]
+        normals[row] = high + np.log(total)
+
+
+@_sums
 def row_divergences(a_bits, b_bits, a, b, found, tops):
     """KL(p||q), KL(q||p), JS and the normalisers of each row.
 

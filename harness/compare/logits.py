@@ -12,23 +12,20 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from harness.compare.arrays import as_array
 from harness.compare.logits_result import ROW_QUANTILES, LogitsComparison
-from harness.compare.native import NATIVE_FROM, threads
+from harness.compare.native import threads
+from harness.compare.rows import compiled, five_largest, row_chunks, row_normals
 from harness.errors import UsageError
 
 __all__ = ["LogitsComparison", "Support", "compare_logits"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_CHUNK: Final = 1 << 19
-#: dtypes that float32 holds.
-_NARROW: Final = ("float32", "float16", "bfloat16")
 #: Log-probabilities below this are taken for this: e**-700 is still a number.
 _LEAST: Final = -700.0
 
@@ -100,16 +97,10 @@ def _full_rows(reference: Array, candidate: Array, labels: Any) -> Iterator[_Row
     width = reference.shape[-1]
     first, second = reference.reshape(-1, width), candidate.reshape(-1, width)
     wanted = _labels(labels, len(first))
-    narrow = all(x.dtype.name in _NARROW for x in (first, second))
-    if (
-        narrow
-        and width >= 5
-        and first.size >= NATIVE_FROM
-        and find_spec("numba") is not None
-    ):
+    if compiled(first) and compiled(second):
         yield _native_rows(first, second, wanted)
         return
-    for part in _chunks(*first.shape):
+    for part in row_chunks(*first.shape):
         log_p, log_q = _log_softmax(first[part]), _log_softmax(second[part])
         weight = np.exp(log_p)
         kl, reverse, js = _divergences(log_p, log_q, weight)
@@ -120,7 +111,7 @@ def _full_rows(reference: Array, candidate: Array, labels: Any) -> Iterator[_Row
             moments=np.zeros((3, len(kl))),
             control=np.zeros(len(kl)),
             flips=first[part].argmax(axis=1) != second[part].argmax(axis=1),
-            top5=_overlap(_five(log_p), _five(log_q)),
+            top5=_overlap(five_largest(log_p), five_largest(log_q)),
             right=_right(log_p, log_q, wanted[part]),
         )
 
@@ -145,7 +136,7 @@ def _native_rows(first: Array, second: Array, wanted: Array) -> _Rows:
             right[:, part] = _right(log_p, log_q, wanted[part])
 
     with ThreadPoolExecutor(threads()) as pool:
-        list(pool.map(do, _chunks(*first.shape)))
+        list(pool.map(do, row_chunks(*first.shape)))
     return _Rows(
         kl=found[:, 0],
         reverse=found[:, 1],
@@ -166,23 +157,30 @@ def _kept_rows(kept: Support, candidate: Array, labels: Any) -> Iterator[_Rows]:
     sampled = np.arange(entries) >= kept.certain[:, None]
     draws = sampled.sum(axis=1)
     wanted, right = _kept_right(kept, labels)
-    for part in _chunks(*second.shape):
-        log_q = _log_softmax(second[part])
-        picked = np.take_along_axis(log_q, kept.indices[part], axis=1)
+    normals, tops = row_normals(second)
+    for part in row_chunks(*second.shape):
+        columns = np.concatenate(
+            [kept.indices[part], np.maximum(wanted[part], 0)[:, None]], axis=1
+        )
+        with np.errstate(invalid="ignore"):
+            log_q = np.take_along_axis(second[part], columns, axis=1).astype(np.float64)
+            log_q -= normals[part, None]
+        picked, right_q = log_q[:, :-1], log_q[:, -1]
         weight = kept.weight[part]
         kl, reverse, js = _divergences(kept.log_p[part], picked, weight)
         d = np.maximum(picked, _LEAST) - np.maximum(kept.log_p[part], _LEAST)
         with np.errstate(over="ignore", invalid="ignore"):
             control = weight * np.expm1(d)
+        both = np.stack([right[part], np.maximum(right_q, _LEAST)])
         yield _Rows(
             kl=kl.sum(axis=1),
             reverse=reverse.sum(axis=1),
             js=js.sum(axis=1),
             moments=_moments(kl, control, sampled[part], draws[part]),
             control=control.sum(axis=1),
-            flips=kept.indices[part][:, 0] != second[part].argmax(axis=1),
-            top5=_overlap(kept.indices[part][:, :5], _five(log_q)),
-            right=_with_right(right[part], log_q, wanted[part]),
+            flips=kept.indices[part][:, 0] != tops[part, 0],
+            top5=_overlap(kept.indices[part][:, :5], tops[part]),
+            right=np.where(wanted[part] >= 0, both, np.nan),
         )
 
 
@@ -257,19 +255,6 @@ def _log_softmax(rows: Array) -> Array:
     return wide
 
 
-def _chunks(rows: int, width: int) -> Iterator[slice]:
-    step = max(1, _CHUNK // max(width, 1))
-    for start in range(0, rows, step):
-        yield slice(start, min(start + step, rows))
-
-
-def _five(log_p: Array) -> Array:
-    """The five most likely tokens of each row, in no order."""
-    count = min(5, log_p.shape[1])
-    found: Array = np.argpartition(-log_p, count - 1, axis=1)[:, :count]
-    return found
-
-
 def _overlap(first: Array, second: Array) -> Array:
     same = (first[:, :, None] == second[:, None, :]).any(axis=2)
     share: Array = same.mean(axis=1)
@@ -291,12 +276,6 @@ def _right(log_p: Array, log_q: Array, wanted: Array) -> Array:
     column = np.maximum(wanted, 0)
     both = np.stack([log_p[rows, column], log_q[rows, column]])
     return np.where(wanted >= 0, np.maximum(both, _LEAST), np.nan)
-
-
-def _with_right(right: Array, log_q: Array, wanted: Array) -> Array:
-    other = log_q[np.arange(len(wanted)), np.maximum(wanted, 0)]
-    both = np.stack([right, np.maximum(other, _LEAST)])
-    return np.where(wanted >= 0, both, np.nan)
 
 
 def _kept_right(kept: Support, labels: Any) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from harness.compare.logits import compare_logits
 from harness.compare.moments import LONGEST_PROFILE, TILE
 from harness.compare.native import fits, measure_native
 from harness.compare.tensors import measure_plain
+from harness.golden.compact import compact
 
 pytest.importorskip("numba")
 
@@ -107,7 +108,7 @@ def test_logits_equal_numpy(monkeypatch, noise, width):
     b = (a + noise * rng.standard_normal(a.shape)).astype(np.float32)
     labels = rng.integers(-1, width, 50)
     plain = compare_logits(a, b, labels=labels)
-    monkeypatch.setattr("harness.compare.logits.NATIVE_FROM", 0)
+    monkeypatch.setattr("harness.compare.rows.NATIVE_FROM", 0)
     native = compare_logits(a, b, labels=labels)
 
     assert native.flips == plain.flips
@@ -120,9 +121,39 @@ def test_logits_equal_numpy(monkeypatch, noise, width):
 
 def test_logits_not_finite(monkeypatch):
     """A row that is not finite is noticed."""
-    monkeypatch.setattr("harness.compare.logits.NATIVE_FROM", 0)
+    monkeypatch.setattr("harness.compare.rows.NATIVE_FROM", 0)
     a = np.zeros((3, 300), np.float32)
     for bad in (np.nan, np.inf, -np.inf):
         b = a.copy()
         b[1, 299] = bad
         assert "1 of 3 rows" in compare_logits(a, b).problem
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("noise", [1e-3, 0.3])
+def test_compact_logits_equal_numpy(monkeypatch, noise, dtype):
+    """From a golden's kept tokens: KL by row within 1e-11, flips and top-5 equal."""
+    rng = np.random.default_rng(4)
+    a = (4 * rng.standard_normal((40, 3001))).astype(np.float32)
+    b = (a + noise * rng.standard_normal(a.shape)).astype(dtype)
+    golden = compact(a, kind="logits", labels=rng.integers(-1, 3001, 40))
+    plain = compare_logits(golden, b)
+    monkeypatch.setattr("harness.compare.rows.NATIVE_FROM", 0)
+    native = compare_logits(golden, b)
+
+    assert native.flip_rows.tolist() == plain.flip_rows.tolist()
+    assert native.top5_agreement == plain.top5_agreement
+    assert native.delta_p_rows == pytest.approx(plain.delta_p_rows, abs=1e-13)
+    assert native.kl_rows == pytest.approx(plain.kl_rows, rel=1e-11, abs=1e-13)
+
+
+def test_compact_logits_not_finite(monkeypatch):
+    """A row of the target that is not finite is noticed, compiled or not."""
+    a = np.random.default_rng(0).standard_normal((3, 3000)).astype(np.float32)
+    golden = compact(a, kind="logits")
+    for least in (0, 1 << 62):
+        monkeypatch.setattr("harness.compare.rows.NATIVE_FROM", least)
+        for bad in (np.nan, np.inf, -np.inf):
+            b = a.copy()
+            b[1, 2999] = bad
+            assert "1 of 3 rows" in compare_logits(golden, b).problem
