@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: One call in how many computes a given output channel, at most; and how many channels
 #: a call computes at least, so that flipped codes can be told apart.
-STRIDE: Final = 8
+STRIDE: Final = 4
 _CHANNELS: Final = 48
 
 

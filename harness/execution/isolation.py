@@ -108,6 +108,9 @@ class Worker:
         # Threads that spin while they wait take the cores of the other workers: small
         # layers ran six times as long beside another busy process.
         environment.setdefault("OMP_WAIT_POLICY", "passive")
+        # NumPy's threads spin between the oracle's products: with two of them the same
+        # products took four times the processor time of one.
+        environment.setdefault("OPENBLAS_NUM_THREADS", "1")
         if self.threads is not None:
             environment["QUANTHARNESS_THREADS"] = str(self.threads)
             environment["OMP_NUM_THREADS"] = str(self.threads)

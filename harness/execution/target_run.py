@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.backends.protocol import Arithmetic, Artifact, Backend, Session
 from harness.backends.registry import Registry
-from harness.compare.explained import Explained, weight_evidence
+from harness.compare.explained import STRIDE, Explained, weight_evidence
 from harness.compare.operator_evidence import WeightEvidence
 from harness.errors import UnsupportedError
 from harness.execution.cases_run import CasesRun, batches, run_cases, spread
@@ -40,7 +40,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 OnProgress = Callable[[int, int], None]
 
 #: Multiplications after which no further cases are checked operator by operator.
-_ORACLE_WORK = 2 * 10**9
+_ORACLE_WORK = 5 * 10**8
 
 
 def run_target(
@@ -206,7 +206,9 @@ def _check_operators(
     operators = {operator.name: operator for operator in suite.operators}
     quantized = [n for n, entry in plans.items() if entry.weights or entry.activations]
     assert result.arithmetic is not None  # sanity check
-    explained = Explained(job.scheme, result.arithmetic)
+    chosen = spread(suite.cases, job.capture_cases) if quantized else []
+    groups = list(batches(chosen, job.suite.batch))
+    explained = Explained(job.scheme, result.arithmetic, calls=len(groups))
     seen: set[str] = set()
     watched: dict[str, dict[str, Array]] = {}
 
@@ -214,10 +216,10 @@ def _check_operators(
         seen.add(name)
         explained.add(operators[name], x, y)
 
-    chosen = spread(suite.cases, job.capture_cases) if quantized else []
-    for group in batches(chosen, job.suite.batch):
-        # The shortest and the longest come first, and are always checked.
-        if explained.work > _ORACLE_WORK:
+    for index, group in enumerate(groups):
+        # The shortest and the longest come first, and are always checked; so is every
+        # channel.
+        if explained.work > _ORACLE_WORK and index >= STRIDE:
             break
         run = run_cases(
             session,

@@ -28,6 +28,7 @@ a backend took is read off its output (`ambiguity`), and taken out of the residu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -71,6 +72,10 @@ class OracleOutput:
     noise_sq: float
     #: Codes that a faithful backend may have got otherwise.
     flips: Flips
+    #: The operator with the output channels that were asked for, and their weights as
+    #: the oracle has them.
+    operator: Operator
+    weight: Array
 
 
 class OperatorOracle:
@@ -86,7 +91,14 @@ class OperatorOracle:
         if self.plan.weights:
             self.weight = quantize_weight(operator, scheme).dequantize()
 
-    def __call__(self, x: Array, *, accumulate: str, output: str) -> OracleOutput:
+    def __call__(
+        self,
+        x: Array,
+        *,
+        accumulate: str,
+        output: str,
+        channels: slice = slice(None),
+    ) -> OracleOutput:
         """The oracle's output for an observed input.
 
         An input with NaN or Inf gives an output with NaN.
@@ -95,10 +107,12 @@ class OperatorOracle:
             x: the operator's input before any quantization, float32.
             accumulate: arithmetic of the sum, a key of `UNIT_ROUNDOFF`.
             output: arithmetic in which the result is stored.
+            channels: output channels to compute; of a grouped convolution all.
         """
+        operator, full_weight, weight = self._part(channels)
         observed = np.asarray(x, dtype=np.float32)
         wide = observed.astype(np.float64)
-        full = product(self.operator, wide, self.full_weight.astype(np.float64))
+        full = product(operator, wide, full_weight.astype(np.float64))
         quantized = wide
         others: tuple[Array, ...] = ()
         if self.plan.activations:
@@ -106,17 +120,30 @@ class OperatorOracle:
             decoded: Array = entry.dequantize()
             quantized = decoded.astype(np.float64)
             others = self._others(observed, entry)
-        exact = product(self.operator, quantized, self.weight.astype(np.float64))
-        stored = add_bias(self.operator, exact)
-        squares = _sum_of_squares(self.operator, quantized, self.weight)
-        noise = _noise(exact, squares, self.operator.reduction, accumulate)
+        exact = product(operator, quantized, weight.astype(np.float64))
+        stored = add_bias(operator, exact)
+        squares = _sum_of_squares(operator, quantized, weight)
+        noise = _noise(exact, squares, operator.reduction, accumulate)
         noise += (
             (UNIT_ROUNDOFF[output] ** 2 + UNIT_ROUNDOFF[accumulate] ** 2)
             / 3
             * float(np.square(stored).sum())
         )
-        flips = find_flips(self.operator, quantized, others, exact.shape)
-        return OracleOutput(stored, add_bias(self.operator, full), noise, flips)
+        flips = find_flips(operator, quantized, others, exact.shape)
+        whole = add_bias(operator, full)
+        return OracleOutput(stored, whole, noise, flips, operator, weight)
+
+    def _part(self, channels: slice) -> tuple[Operator, Array, Array]:
+        """The operator with some output channels, full and quantized weights."""
+        if channels == slice(None) or self.operator.groups > 1:
+            return self.operator, self.full_weight, self.weight
+        bias = self.operator.bias
+        operator = dataclasses.replace(
+            self.operator,
+            weight=self.operator.weight[channels],
+            bias=None if bias is None else bias[channels],
+        )
+        return operator, self.full_weight[channels], self.weight[channels]
 
     def against(self, found: OracleOutput, y: Array) -> tuple[float, float]:
         """Sums of squares of an observed output: the residual, and what explains it.
@@ -129,7 +156,7 @@ class OperatorOracle:
         observed = np.asarray(y, dtype=np.float64)
         with np.errstate(invalid="ignore"):
             residual = np.where(np.isfinite(observed), observed - found.exact, 0.0)
-        rows = resolve(self.operator, self.weight, found.flips, residual)
+        rows = resolve(found.operator, found.weight, found.flips, residual)
         return float(np.square(rows).sum()), found.noise_sq
 
     def _others(self, x: Array, entry: Quantized) -> tuple[Array, ...]:

@@ -177,3 +177,60 @@ def test_a_weight_of_another_shape_is_infinitely_wrong(operator):
     )
 
     assert weight_evidence(operator, SCHEME, wrong).unexplained == np.inf
+
+
+@pytest.fixture
+def wide():
+    """A layer of 193 channels, so that four calls can share them."""
+    rng = np.random.default_rng(5)
+    weight = rng.standard_normal((193, 32)).astype(np.float32)
+    return Operator(name="wide", kind="linear", weight=weight)
+
+
+def calls(operator, count, spoil=None):
+    """Evidence of several faithful calls; one channel of all may be spoilt."""
+    explained = Explained(SCHEME, Arithmetic(), calls=count)
+    weight = quantize_weight(operator, SCHEME).dequantize()
+    for seed in range(count):
+        x = np.random.default_rng(seed).standard_normal((6, 32)).astype(np.float32)
+        y = quantize_activation(operator, x, SCHEME).dequantize() @ weight.T
+        if spoil is not None:
+            y[:, spoil] *= 1.05
+        explained.add(operator, x, y)
+    (found,) = explained.result()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "elements"), [(1, 193), (3, 193), (4, 193), (8, 386)]
+)
+def test_calls_share_the_channels_and_leave_none_out(wide, count, elements):
+    """Every row of every call is checked, every channel in one call of four."""
+    assert calls(wide, count).elements == 6 * elements
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2, 3, 100, 191, 192])
+def test_one_wrong_channel_is_seen_whichever_it_is(wide, channel):
+    """The last one too, beyond the last whole stride."""
+    clean, spoilt = calls(wide, 4), calls(wide, 4, channel)
+
+    assert clean.residual_sq < 1e-3 * spoilt.residual_sq
+
+
+def test_an_output_that_lacks_a_channel_is_never_explained(wide):
+    """Although the channels of that call may all be there."""
+    explained = Explained(SCHEME, Arithmetic(), calls=4)
+    x = np.ones((6, 32), np.float32)
+    explained.add(wide, x, np.ones((6, 192), np.float32))
+
+    assert np.isinf(explained.result()[0].residual_sq)
+
+
+def test_nan_in_a_channel_that_is_not_computed_counts(wide):
+    """What is not finite is looked for everywhere."""
+    explained = Explained(SCHEME, Arithmetic(), calls=4)
+    y = np.ones((6, 193), np.float32)
+    y[2, 1] = np.nan
+    explained.add(wide, np.ones((6, 32), np.float32), y)
+
+    assert 1 == explained.result()[0].nonfinite
