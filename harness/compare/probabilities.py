@@ -10,6 +10,7 @@ import numpy as np
 from harness.compare.arrays import as_array
 from harness.compare.logits import LogitsComparison, compare_logits
 from harness.compare.metric import alike
+from harness.compare.rows import five_largest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,7 +48,7 @@ def _named(found: LogitsComparison, indices: Array, whole: Array) -> LogitsCompa
     rows = whole.reshape(-1, whole.shape[-1]).astype(np.float64)
     flips = kept[:, 0] != rows.argmax(axis=1)
     five = min(5, kept.shape[1])
-    top = np.argpartition(-rows, five - 1, axis=1)[:, :five]
+    top = five_largest(rows)
     same = (kept[:, :five, None] == top[:, None, :]).any(axis=2)
     return dataclasses.replace(
         found,

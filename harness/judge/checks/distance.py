@@ -54,6 +54,7 @@ def distance(evidence: Evidence, levels: Levels) -> Outcome:
             better=metric.better,
             unit=metric.unit,
         )
+        _metric_slices(evidence, metric, levels, findings)
     findings.results += _unmatched(evidence)
     return findings.outcome()
 
@@ -89,6 +90,34 @@ def _slices(evidence: Evidence, levels: Levels, findings: Findings) -> None:
         _judge(name, _ratio(evidence, part, name), budget, levels, findings)
 
 
+def _metric_slices(
+    evidence: Evidence, metric: MetricEvidence, levels: Levels, findings: Findings
+) -> None:
+    """The metric over the cases with a tag, wherever `METRIC[TAG]` has a budget."""
+    for tag, kept in slices(evidence.tags, metric.cases, least=1).items():
+        name = f"{metric.name}[{tag}]"
+        budget = evidence.budgets.get(name)
+        if budget is None:
+            continue
+        part = dataclasses.replace(
+            metric,
+            name=name,
+            values=metric.values[kept],
+            cases=tuple(metric.cases[i] for i in kept),
+        )
+        estimate = _mean(evidence, part)
+        assert estimate is not None  # sanity check: a slice has cases
+        _judge(
+            name,
+            estimate,
+            budget,
+            levels,
+            findings,
+            better=metric.better,
+            unit=metric.unit,
+        )
+
+
 #: Budgets that another check reads, or that not every target can measure.
 _ELSEWHERE: Final = (
     "unexplained",
@@ -103,9 +132,13 @@ def _unmatched(evidence: Evidence) -> list[CheckResult]:
     measured = {"drift", *_ELSEWHERE}
     if evidence.oracle_drift is not None or not evidence.weight_only:
         measured.add("drift.relative")
-    measured |= {f"drift[{tag}]" for tags in evidence.tags.values() for tag in tags}
+    if evidence.drift is not None:
+        tagged = slices(evidence.tags, evidence.drift.cases, least=1)
+        measured |= {f"drift[{tag}]" for tag in tagged}
     for metric in evidence.metrics:
         measured |= {metric.name, f"{metric.name}.loss", f"regression.{metric.name}"}
+        tagged = slices(evidence.tags, metric.cases, least=1)
+        measured |= {f"{metric.name}[{tag}]" for tag in tagged}
     measured |= {f"behaviour.{entry.name}.flips" for entry in evidence.behaviours}
     for entry in evidence.latency:
         measured |= {f"cost.{entry.phase}{end}" for end in ("", ".p95", ".p99")}

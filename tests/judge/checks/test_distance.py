@@ -162,6 +162,34 @@ def test_a_slice_with_a_budget_is_judged(make):
     assert judge(dataclasses.replace(evidence, tags={})).verdict is Verdict.VACUOUS
 
 
+@pytest.mark.parametrize(("better", "sign"), [("lower", 1), ("higher", -1)])
+def test_a_metrics_slice_with_a_budget_is_judged(make, better, sign):
+    """The average keeps its budget, the long cases do not."""
+    values = np.random.default_rng(2).uniform(0.9, 1.1, 40)
+    values[:6] *= 3.0
+    metric = MetricEvidence(
+        name="y.kl",
+        values=sign * values,
+        cases=tuple(f"case-{i}" for i in range(40)),
+        better=better,
+    )
+    named = {
+        name: Budget(metric=name, limit=sign * limit, source="suite.toml:8")
+        for name, limit in (("y.kl", 2.0), ("y.kl[long]", 2.0))
+    }
+    tags = {f"case-{i}": ("long",) for i in range(6)}
+    evidence = make["evidence"](metrics=(metric,), tags=tags, budgets=named)
+    found = judge(evidence)
+
+    assert found.verdict is Verdict.DRIFT
+    assert "y.kl[long]" in found.reason
+    assert found.measurements["y.kl[long]"].cases == 6
+    for wrong in ({}, {f"case-{i}": ("long",) for i in range(40)}):
+        none = judge(dataclasses.replace(evidence, tags=wrong))
+        assert none.verdict is Verdict.VACUOUS
+        assert "y.kl[long]" in none.reason
+
+
 def test_clusters_widen_the_interval(make):
     """Cases of one document are one piece of evidence."""
     drift = make["paired"](0.05, spread=0.01)
