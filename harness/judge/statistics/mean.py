@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from harness.judge.statistics.memory import remembered
-from harness.judge.statistics.ratio import DRAWS, by_cluster, tail_chance, tail_value
+from harness.judge.statistics.ratio import (
+    by_cluster,
+    resamples,
+    tail_chance,
+    tail_value,
+)
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -115,9 +120,7 @@ def resampled_mean(
     error = math.sqrt(float((centred**2).sum()) * count / (count - 1))
     if error <= 1e-12 * abs(value):
         return Mean(value=value, error=0.0, draws=none, clusters=count, least=least)
-    weights = np.random.default_rng(seed).multinomial(
-        count, np.full(count, 1 / count), size=DRAWS
-    )
+    weights = resamples(count, seed)
     draws = _studentized(sums, sizes, weights, value)
     return Mean(value=value, error=error, draws=draws, clusters=count, least=least)
 

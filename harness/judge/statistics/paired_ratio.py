@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from harness.judge.statistics.memory import remembered
-from harness.judge.statistics.ratio import DRAWS, by_cluster, tail_chance, tail_value
+from harness.judge.statistics.ratio import (
+    by_cluster,
+    resamples,
+    tail_chance,
+    tail_value,
+)
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -102,9 +107,7 @@ def resampled_rise(
     error = float(_error((a, b, r), np.ones(count), (today, then)))
     if error <= 1e-12 * max(today, then):
         return plain
-    weights = np.random.default_rng(seed).multinomial(
-        count, np.full(count, 1 / count), size=DRAWS
-    )
+    weights = resamples(count, seed)
     bases = weights @ r
     weights, bases = weights[bases > 0], bases[bases > 0]
     todays, thens = np.sqrt((weights @ a) / bases), np.sqrt((weights @ b) / bases)

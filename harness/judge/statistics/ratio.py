@@ -119,11 +119,17 @@ def pooled(
     # Identical clusters differ by rounding only, which is not a spread.
     if log_error < 1e-12:
         return Ratio(value=value, log_error=0.0, draws=none, clusters=count)
-    weights = np.random.default_rng(seed).multinomial(
-        count, np.full(count, 1 / count), size=DRAWS
-    )
+    weights = resamples(count, seed)
     draws = _studentized(e / total, r / base, weights, exponent)
     return Ratio(value=value, log_error=log_error, draws=draws, clusters=count)
+
+
+def resamples(count: int, seed: int) -> FloatArray:
+    """How often each of `count` clusters is drawn, (DRAWS, count) float64."""
+    drawn = np.random.default_rng(seed).integers(0, count, (DRAWS, count))
+    drawn += count * np.arange(DRAWS)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=DRAWS * count)
+    return counts.reshape(DRAWS, count).astype(np.float64)
 
 
 def by_cluster(values: FloatArray, clusters: Sequence[str] | None) -> FloatArray:
