@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.errors import ConfigError, UsageError
 from harness.judge import judge
 from harness.judge.budgets import acknowledgements_for, budgets_for, format_noise
 from harness.judge.calibrate import Proposal, ledger_text, propose
+from harness.judge.evidence import Budget, MetricEvidence
 from harness.judge.types import Verdict
 
 TODAY = dt.date(2026, 8, 1)
@@ -154,8 +157,10 @@ def test_a_proposal_becomes_an_entry_that_loads(tmp_path, make):
 
     assert proposal.low < proposal.value < proposal.limit <= found["drift"].limit
     assert found["drift"].limit == pytest.approx(proposal.limit, rel=0.01)
+    interval = f"({proposal.low:.3g} to {proposal.high:.3g})"
     assert (
-        "calibrated: 0.0493 (0.0478 to 0.0507) over 40 cases" in found["drift"].source
+        f"calibrated: {proposal.value:.3g} {interval} over 40 cases"
+        in found["drift"].source
     )
     assert judge(make["evidence"](budgets=found)).verdict is Verdict.PASS
 
@@ -212,3 +217,27 @@ def test_the_noise_of_a_format_is_computed_from_the_format():
     ratio = format_noise("fp8_e5m2") / format_noise("fp8_e4m3")
 
     assert ratio == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_metric_that_should_be_high_gets_a_floor(make):
+    """Its limit is the lower bound, rounded down; a lower floor is looser."""
+    values = np.random.default_rng(3).uniform(0.9, 1.0, 40)
+    metric = MetricEvidence(
+        name="y.top1_agreement",
+        values=values,
+        cases=tuple(f"case-{i}" for i in range(40)),
+        better="higher",
+    )
+    evidence = make["evidence"](metrics=(metric,))
+    (floor,) = [p for p in propose(evidence) if p.metric == metric.name]
+    entry = floor.as_entry(model="onnx:1", author="calibrate", today=TODAY)
+
+    assert floor.low == floor.limit < floor.value
+    assert entry["limit"] <= floor.limit
+    assert floor.slack_sigma is None
+    for limit, change in ((0.99, "loosen"), (0.5, "tighten")):
+        budget = Budget(metric=metric.name, limit=limit, source="suite.toml:2")
+        asked = dataclasses.replace(evidence, budgets={metric.name: budget})
+        (found,) = [p for p in propose(asked) if p.metric == metric.name]
+        assert found.change == change
+        assert (found.slack_sigma > 0) == (limit == 0.5)
