@@ -86,7 +86,8 @@ def read_run_outputs(
     golden = read_golden(folder / _FOLDER, suite=_FOLDER)
     if model is not None and golden.model_fingerprint != model:
         raise GoldenMismatch(
-            f"{folder}: outputs of another model ({golden.model_fingerprint[:24]}, "
+            f"{folder}: outputs of another model "
+            f"({golden.model_fingerprint[:24] or 'kept without its fingerprint'}, "
             f"today's is {model[:24]}): run the baseline again on this one"
         )
     if where is not None:
