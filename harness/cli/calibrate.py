@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from harness.cli.options import add_json, add_paths, add_plugin
+
+if TYPE_CHECKING:
+    from harness.judge.calibrate import Proposal
 
 EXAMPLE = "quantharness calibrate suites/minilm --write"
 
@@ -24,6 +28,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+def describe(proposal: Proposal) -> str:
+    """One line: measured, proposed, today's limit with its slack, theory."""
+    parts = [
+        f"{proposal.target} {proposal.metric}: measured {proposal.value:.3g} "
+        f"({proposal.low:.3g} to {proposal.high:.3g}, {proposal.cases} cases)",
+        f"limit {proposal.limit:.3g}",
+    ]
+    if proposal.current is not None:
+        today = f"today's {proposal.current:.3g}"
+        if proposal.slack_sigma is not None:
+            today += f" ({proposal.slack_sigma:.1f} sigma of slack)"
+        parts.append(today)
+    if proposal.theory is not None:
+        parts.append(f"theory {proposal.theory:.3g}")
+    return ", ".join([*parts, proposal.change])
+
+
 def execute(options: argparse.Namespace) -> int:
     """Propose; write when asked."""
     from harness.execution.calibration import calibrate
@@ -41,12 +62,7 @@ def execute(options: argparse.Namespace) -> int:
         return 0
     for result in results:
         for proposal in result.proposals:
-            print(
-                f"{proposal.target} {proposal.metric}: measured "
-                f"{proposal.value:.3g} ({proposal.low:.3g} to {proposal.high:.3g}, "
-                f"{proposal.cases} cases), limit {proposal.limit:.3g}, "
-                f"{proposal.change}"
-            )
+            print(describe(proposal))
         for skipped in result.skipped:
             print(f"{skipped}: not proposed")
         print(result.written or f"{result.suite}: nothing written (--write)")

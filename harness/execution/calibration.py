@@ -50,6 +50,8 @@ class Calibration:
                     "high": p.high,
                     "limit": p.limit,
                     "current": p.current,
+                    "slack_sigma": p.slack_sigma,
+                    "theory": p.theory,
                     "change": p.change,
                     "cases": p.cases,
                 }
