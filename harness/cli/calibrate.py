@@ -31,8 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def describe(proposal: Proposal) -> str:
     """One line: measured, proposed, today's limit with its slack, theory."""
     parts = [
-        f"{proposal.target} {proposal.metric}: measured {proposal.value:.3g} "
-        f"({proposal.low:.3g} to {proposal.high:.3g}, {proposal.cases} cases)",
+        (
+            f"{proposal.target} {proposal.metric}: measured {proposal.value:.3g} "
+            f"({proposal.low:.3g} to {proposal.high:.3g}, {proposal.cases} cases)"
+        ),
         f"limit {proposal.limit:.3g}",
     ]
     if proposal.current is not None:
