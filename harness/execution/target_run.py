@@ -26,6 +26,7 @@ from harness.execution.jobs import (
 )
 from harness.execution.latency import time_target
 from harness.execution.loaded import Loaded, LoadedSuite
+from harness.execution.operator_noise import with_measured_noise
 from harness.judge.evidence import Failure
 from harness.models.types import Case, Model, Operator
 from harness.schemes.apply import OperatorPlan, plan
@@ -239,6 +240,10 @@ def _check_operators(
     if quantized and not seen:
         result.uncaptured = f"{job.backend} shows no operator outputs"
     result.operators = explained.result()
+    if groups and seen and result.arithmetic.determinism != "exact":
+        result.operators = with_measured_noise(
+            result.operators, session, suite.model, groups[0], batch=job.suite.batch
+        )
 
 
 class _Replaced:
