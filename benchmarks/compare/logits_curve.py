@@ -2,10 +2,10 @@
 
     python benchmarks/compare/logits_curve.py FOLDER [--cases 2] [--tokens 256]
 
-FOLDER holds `reference.npy` and one `SCHEME.npy` for each target, (cases, tokens,
-vocabulary), and `ids.npy`, the tokens. For each way the largest error over schemes
-and cases of the mean KL of a case, relative where the exact KL is above 0.01 and
-absolute below, is printed as a Markdown table.
+FOLDER, made by `smollm2_logits.py`, holds `reference.npy` and one `SCHEME.npy` for each
+target, (cases, tokens, vocabulary), and `ids.npy`, the tokens. For each way the largest
+error over schemes and cases of the mean KL of a case, relative where the exact KL is
+above 0.01 and absolute below, is printed as a Markdown table.
 """
 
 from __future__ import annotations
