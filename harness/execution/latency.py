@@ -50,7 +50,8 @@ def time_target(
         session: the target, loaded.
         batch: most cases that are stacked; the first batch of the suite is timed, or
             so many of its cases, or of a case's steps, that twenty rounds fit.
-        seconds: about how long all of it may take; what cannot be timed is left out.
+        seconds: about how long the calls may take, and a quarter of it for loading;
+            what cannot be timed is left out.
 
     Returns:
         Nothing where the backend cannot run the model unquantized.
@@ -65,13 +66,13 @@ def time_target(
         pairs = 0
         while cases and pairs < _LEAST_PAIRS:
             sides = [_Side(side, suite, cases, batch) for side in (reference, session)]
-            pairs = _affordable(sides, seconds / 2)
+            pairs = _affordable(sides, seconds)
             cases = _fewer(cases, suite)
         if pairs >= _LEAST_PAIRS:
             found += _runs(sides, pairs)
     finally:
         reference.close()
-    return (*found, *_loads(backend, scheme, suite, seconds / 2))
+    return (*found, *_loads(backend, scheme, suite, seconds / 4))
 
 
 class _Side:

@@ -151,9 +151,25 @@ def test_the_reference_is_closed():
 
 
 def test_fewer_cases_where_all_take_too_long():
-    """Rounds of single cases, rather than no rounds."""
-    found = timed(Sleeping(0.002), Sleeping(0.002), seconds=0.4)
-    assert 20 <= len(found["run"].target)
+    """Rounds of a few cases, rather than no rounds."""
+
+    class Rowwise(Sleeping):
+        """Takes its time for every case; counts them."""
+
+        def run(self, inputs, *, capture=()):  # noqa: ARG002
+            """Wait for each row."""
+            self.rows = len(inputs["x"])
+            time.sleep(self.seconds * self.rows)
+            return Outputs({"y": inputs["x"]})
+
+    cases = tuple(Case(str(i), CASES[0].inputs) for i in range(40))
+    target = Rowwise(0.002)
+    suite = LoadedSuite(MODEL, cases, (OPERATOR,))
+    backend = Backend(Rowwise(0.002), target)
+    found = time_target(backend, "scheme", suite, target, batch=64, seconds=0.4)
+
+    assert 20 <= len({entry.phase: entry for entry in found}["run"].target)
+    assert 2 >= target.rows
 
 
 def test_fewer_steps_where_one_case_takes_too_long():
