@@ -14,8 +14,8 @@ run: setup  ## run the shipped suites: real models, real backends, a matrix of v
 test: setup lint  ## the harness's own tests
 	$(BIN)/python -m pytest -q -m "not quant_slow"
 
-slow: setup  ## the slow tier: real backends, long replays
-	$(BIN)/python -m pytest -q -m quant_slow
+slow: setup  ## the slow tier: real backends, long replays; SLOW= narrows it
+	$(BIN)/python -m pytest -q -m quant_slow $(SLOW)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -271,7 +271,7 @@ class _Runs:
         return self._done[key]
 
     def _run(self, suite: Suite, chosen: set[str]) -> None:
-        from harness.execution.api import run_targets
+        from harness.execution.api import environment_differences, run_targets
         from harness.reports.artifacts import write_artifacts
 
         options = self.config.option
@@ -284,7 +284,8 @@ class _Runs:
             baseline=options.quant_baseline,
         )
         if out:
-            write_artifacts(report, Path(report.folder))
+            changed = environment_differences(report, options.quant_baseline)
+            write_artifacts(report, Path(report.folder), differences=changed)
         for judgement, name in zip(
             report.targets,
             [target.name for target in suite.targets if target.name in chosen],

@@ -72,9 +72,7 @@ def one_round(suite: str, backends: Sequence[str], out: Path) -> dict[str, list[
     me = [sys.executable, __file__, "--bare", suite]
     reference = timed([*me, "torch", "fp16"])
     targets = [timed([*me, backend, ""]) for backend in backends]
-    harness = timed(
-        [sys.executable, "-m", "harness", "run", suite, "--out", str(out)]
-    )
+    harness = timed([sys.executable, "-m", "harness", "run", suite, "--out", str(out)])
     return {
         "reference": list(reference),
         "targets": [sum(t[0] for t in targets), sum(t[1] for t in targets)],
@@ -106,6 +104,10 @@ def main() -> None:
     parser.add_argument("--bare", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT)
+    # As the harness's workers have it; without it the bare runs are the slower ones
+    # as soon as anything else runs on the machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if options.bare:
         sys.path.insert(0, str(ROOT))
         bare(*options.bare)
