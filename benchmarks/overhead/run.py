@@ -7,8 +7,8 @@ loaded once, the FP16 reference run once, and for every target of the suite one 
 and one pass over all cases in the suite's batches. The harness adds: the proof of
 quantization, a repeat, a batch of one, captures of every quantized operator against the
 oracle, the judging, the writing. Bare and harness alternate; printed are medians of the
-rounds, of wall and of processor time, and their ratios. Also the start: `import harness`
-and `quantharness --help` against the bare interpreter.
+rounds, of wall and of processor time, and their ratios. Also the start of the bare
+interpreter, of `import harness` and of `quantharness --help`.
 """
 
 from __future__ import annotations
