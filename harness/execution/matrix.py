@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Literal, Self
 
 from harness.backends.registry import Registry
-from harness.errors import BackendError, GoldenError, UnsupportedError
+from harness.errors import (
+    BackendError,
+    GoldenError,
+    MissingExtraError,
+    UnsupportedError,
+)
 from harness.execution.assemble import Context, assemble, make_context
 from harness.execution.baseline import Baseline, whereabouts
 from harness.execution.golden_inventory import other_cases
@@ -267,13 +272,14 @@ class Workers:
 
     def _compute(self, ref: SuiteRef, scheme: Scheme) -> OracleRun | None:
         for backend in _ORACLE_BACKENDS:
-            if not self._matrix.registry.backend(backend).probe().available:
-                continue
+            # Asked in the worker, not probed here: torch takes seconds to import.
             job = OracleJob(suite=ref, backend=backend, scheme=scheme)
             try:
                 result: OracleRun = self.get(backend).run(
                     job, timeout=self._matrix.timeout
                 )
+            except MissingExtraError:
+                continue
             except (BackendError, UnsupportedError) as error:
                 self._matrix.observer.on_message(
                     f"{ref.name}: no oracle for {scheme.name} on {backend}: {error}"

@@ -13,7 +13,7 @@ from harness.backends.protocol import Arithmetic, Artifact, Backend, Session
 from harness.backends.registry import Registry
 from harness.compare.explained import STRIDE, Explained, weight_evidence
 from harness.compare.operator_evidence import WeightEvidence
-from harness.errors import UnsupportedError
+from harness.errors import MissingExtraError, UnsupportedError
 from harness.execution.cases_run import CasesRun, batches, run_cases, spread
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
@@ -278,7 +278,13 @@ class _Replaced:
 
 
 def run_oracle(job: OracleJob, registry: Registry, loaded: Loaded) -> OracleRun:
-    """The whole model with exactly quantized weights, in float32."""
+    """The whole model with exactly quantized weights, in float32.
+
+    Raises:
+        MissingExtraError: the backend is not installed.
+    """
+    if not registry.backend(job.backend).probe().available:
+        raise MissingExtraError(job.backend, job.backend)
     suite = loaded.get(job.suite)
     weights = dequantized_weights(suite.operators, job.scheme)
     backend = with_precision(registry.backend(job.backend), "fp32")
