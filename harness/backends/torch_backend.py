@@ -195,6 +195,11 @@ class TorchSession:
         self._captured = {}
         del self._module
 
+    @property
+    def module(self) -> torch.nn.Module:
+        """What is run; for those who put hooks on its layers."""
+        return self._module
+
     def _layers(self) -> dict[str, QuantizedLayer]:
         from harness.backends.torch_layers import QuantizedLayer
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from harness.backends.protocol import Arithmetic, Availability, Support
 from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
+from harness.defects.types import Planting
+from harness.diagnose.types import Diagnosis
 from harness.judge.evidence import Failure, LatencyEvidence, Paired
 from harness.models.types import TensorSpec
 from harness.schemes.types import Scheme
@@ -69,6 +71,11 @@ class TargetJob:
     repeat_cases: int = 4
     #: Seconds for timing it beside the unquantized model; 0: not timed.
     latency_seconds: float = 0.0
+    #: A defect to plant in the backend: what the self-test runs.
+    planting: Planting | None = None
+    #: Whether operators that noise cannot explain are captured again and their cause
+    #: looked for.
+    diagnose: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +126,12 @@ class TargetRun:
     latency: tuple[LatencyEvidence, ...] = ()
     #: Why there is no operator check, if there is none.
     uncaptured: str = ""
+    #: What is wrong with the operators that noise cannot explain, the first executed
+    #: first.
+    diagnosis: tuple[Diagnosis, ...] = ()
+    #: Operators that a planted defect really changed; None: nothing was planted, or
+    #: the backend cannot say.
+    fired: tuple[str, ...] | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
 

@@ -1,0 +1,110 @@
+"""A backend with a defect in it: the job's own backend, everything else as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from harness.backends.protocol import Backend, Session
+from harness.defects.catalogue import find_defect
+from harness.defects.plant import PlantedOperator, sites
+from harness.defects.runtime import PlantedSession
+from harness.defects.types import Defect, Planting, Unfit
+from harness.errors import UnsupportedError
+from harness.models.types import Model
+from harness.schemes.types import Scheme
+
+
+class PlantedBackend:
+    """Loads what the backend loads, with a defect planted.
+
+    Args:
+        backend: any backend for a runtime's defects; torch or onnxruntime for an
+            operator's.
+        planting: the defect and where.
+        plugged: defects of plugins.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        planting: Planting,
+        plugged: Mapping[str, Defect] | None = None,
+    ) -> None:
+        self._backend = backend
+        self.planting = planting
+        self.defect = find_defect(planting.defect, plugged)
+        #: What was planted where, and how often it fired; of the last load.
+        self.planted: dict[str, PlantedOperator] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def load(self, model: Model, scheme: Scheme | None) -> Session:
+        """Load; a reference (`scheme=None`) stays as it is.
+
+        Raises:
+            UnsupportedError: the defect cannot be in this backend, or has nothing to
+                change under this scheme.
+        """
+        if scheme is None:
+            return self._backend.load(model, None)
+        if self.defect.place == "runtime":
+            given = self.planting.strength
+            strength = self.defect.parameter.catalogue if given is None else given
+            behaviour = self.defect.change(strength, self.planting.seed)
+            session = self._backend.load(model, scheme)
+            return PlantedSession(session, behaviour)  # type: ignore[return-value]
+        if self._backend.name == "onnxruntime":
+            from harness.defects.onnx_graph import load_planted
+
+            return load_planted(
+                self._backend, model, scheme, self.defect, self.planting
+            )
+        session = self._backend.load(model, scheme)
+        if not hasattr(session, "module"):
+            session.close()
+            raise UnsupportedError(
+                f"{self.defect.name} cannot be planted in {self._backend.name}: its "
+                "layers are not open to us"
+            )
+        self._hook(session.module, model, scheme)
+        return session
+
+    def _hook(self, module: Any, model: Model, scheme: Scheme) -> None:
+        """Put the planted operators before whoever watches the layers."""
+        self.planted = {}
+        reason = "the scheme quantizes no operator that was named"
+        for site in sites(model.operators(), scheme, self.planting):
+            try:
+                planted = PlantedOperator(site, self.defect, self.planting)
+            except Unfit as error:
+                reason = str(error)
+                continue
+            self.planted[site.operator.name] = planted
+            layer = module.get_submodule(site.operator.name)
+            layer.register_forward_hook(_replace(planted), prepend=True)
+        if not self.planted:
+            raise UnsupportedError(f"{self.defect.name} fits nowhere: {reason}")
+
+    def fired(self) -> tuple[str, ...]:
+        """Operators whose output was really changed since the load."""
+        return tuple(name for name, entry in self.planted.items() if entry.fired)
+
+
+def _replace(planted: PlantedOperator) -> Any:
+    import torch
+
+    def hook(_: Any, inputs: tuple[Any, ...], output: Any) -> Any:
+        x = inputs[0].detach().cpu().to(torch.float32).numpy()
+        y = output.detach().cpu().to(torch.float32).numpy()
+        try:
+            wrong = planted(x, y)
+        except Unfit:
+            return output
+        found = torch.from_numpy(np.ascontiguousarray(wrong))
+        return found.to(device=output.device, dtype=output.dtype)
+
+    return hook
