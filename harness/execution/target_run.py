@@ -13,8 +13,10 @@ from harness.backends.protocol import Arithmetic, Artifact, Backend, Session
 from harness.backends.registry import Registry
 from harness.compare.explained import STRIDE, Explained, weight_evidence
 from harness.compare.operator_evidence import WeightEvidence
+from harness.defects import PlantedBackend
 from harness.errors import MissingExtraError, UnsupportedError
 from harness.execution.cases_run import CasesRun, batches, run_cases, spread
+from harness.execution.diagnosis import diagnose_operators
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
     OracleJob,
@@ -53,6 +55,8 @@ def run_target(
     result; whatever it raises beyond that is the caller's to name.
     """
     backend = registry.backend(job.backend)
+    if job.planting is not None:
+        backend = PlantedBackend(backend, job.planting, registry.defects)
     available = backend.probe()
     result = TargetRun(availability=available)
     if not available.available:
@@ -85,6 +89,8 @@ def run_target(
             )
     finally:
         session.close()
+    if isinstance(backend, PlantedBackend) and backend.planted:
+        result.fired = backend.fired()
     return result
 
 
@@ -116,6 +122,8 @@ def _measure(
     start = time.perf_counter()
     _check_operators(job, suite, session, plans, result)
     result.timings["check"] = time.perf_counter() - start
+    if job.diagnose:
+        result.diagnosis = diagnose_operators(job, suite, session, result)
 
 
 def _arithmetic(session: Session) -> Arithmetic:

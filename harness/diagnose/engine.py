@@ -1,0 +1,266 @@
+"""From an observation to a cause: every candidate is put into the oracle and tried."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from harness.diagnose import estimates, inputs, outputs, weights
+from harness.diagnose.conditions import Condition, conditions, wrong_elements
+from harness.diagnose.observation import Call, Observation, squared_difference
+from harness.diagnose.types import UNKNOWN, Cause, Diagnosis
+from harness.judge.statistics.quadratic import energy_factor
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Predict = Callable[[Observation], Sequence[Array]]
+
+#: A candidate names the cause when what it leaves is at most this share of the drift:
+#: 99% of the energy. What leaves more explains something else beside.
+_NAMED: Final = 0.1
+#: Two candidates whose remainders differ by less than this cannot be told apart.
+_ALIKE: Final = 1.5
+#: Chance of noise beyond the limit.
+_LEVEL: Final = 1e-4
+#: Rows that every candidate is first tried on; those that do best see all of them.
+_ROWS: Final = 192
+_FINALISTS: Final = 6
+
+
+@dataclass(frozen=True, eq=False)
+class _Try:
+    name: str
+    detail: str
+    fitted: int
+    condition: Condition
+    after: float
+    #: Order among the candidates: what is looked for first is simpler.
+    rank: int
+    predict: Predict
+
+
+def diagnose(seen: Observation, again: Sequence[Call] = ()) -> Diagnosis:
+    """What is wrong with an operator that noise cannot explain.
+
+    Args:
+        seen: calls of the operator.
+        again: the same calls once more, to see what does not repeat.
+    """
+    before = seen.drift(seen.exact)
+    limit = energy_factor(_LEVEL) * math.sqrt(seen.noise / seen.unit)
+    facts = tuple(_facts(seen))
+    unstable = _unstable(seen, again)
+    if unstable:
+        return Diagnosis(
+            operator=seen.operator.name,
+            cause="not repeatable",
+            detail=unstable,
+            confidence=0.99,
+            before=before,
+            after=before,
+            limit=limit,
+            facts=facts,
+        )
+    rules = conditions(seen)
+    tries = _finalists(seen, rules)
+    tries += _estimated(seen, rules, min((t.after for t in tries), default=before))
+    tries.sort(key=lambda t: t.after)
+    best = _simplest(tries, limit)
+    return _diagnosis(seen, best, tries, before, limit, facts)
+
+
+def _unstable(seen: Observation, again: Sequence[Call]) -> str:
+    """Whether an input gave two outputs."""
+    worst = 0.0
+    for first, second in zip(seen.calls, again, strict=False):
+        if not np.array_equal(first.x, second.x) or first.y.shape != second.y.shape:
+            continue
+        worst = max(worst, squared_difference(first.y, second.y))
+    if worst <= 100 * seen.noise:
+        return ""
+    return "the same input gave two outputs"
+
+
+def screen(seen: Observation, masks: Sequence[Array]) -> tuple[Observation, list[int]]:
+    """The calls with few rows that are wrong, and which they were."""
+    sizes = [call.y.size // max(call.y.shape[-1], 1) for call in seen.calls]
+    wrong = [bool(mask.any()) for mask in masks]
+    order = sorted(range(len(sizes)), key=lambda i: (not wrong[i], sizes[i]))
+    chosen, rows = [], 0
+    for index in order:
+        if chosen and rows + sizes[index] > _ROWS:
+            continue
+        chosen.append(index)
+        rows += sizes[index]
+    chosen.sort()
+    part = dataclasses.replace(seen, calls=tuple(seen.calls[i] for i in chosen))
+    return part, chosen
+
+
+def _all(seen: Observation) -> Iterator[tuple[str, str, int, Predict]]:
+    """Every candidate without a fitted weight, the simplest kind first."""
+    for name, detail, fitted, predict in outputs.candidates(seen):
+        del predict
+        yield name, detail, fitted, _output_of(name, detail)
+    for name, detail, weight in weights.candidates(seen):
+        yield name, detail, 0, _weight_of(weight)
+    for name, detail, change in inputs.candidates(seen):
+        yield name, detail, 0, _input_of(change)
+
+
+def _output_of(name: str, detail: str) -> Predict:
+    """The same candidate of another observation of the operator."""
+
+    def predict(seen: Observation) -> Sequence[Array]:
+        for other, words, _, found in outputs.candidates(seen):
+            if (other, words) == (name, detail):
+                return found()
+        return seen.exact
+
+    return predict
+
+
+def _weight_of(weight: Array) -> Predict:
+    return lambda seen: [seen.output(x, weight) for x in seen.entries]
+
+
+def _input_of(change: Callable[[Array], Array]) -> Predict:
+    return lambda seen: [seen.output(change(c.x), seen.weight) for c in seen.calls]
+
+
+def _masked(
+    seen: Observation, predicted: Sequence[Array], masks: Sequence[Array]
+) -> Sequence[Array]:
+    """The candidate where the condition holds, the oracle elsewhere."""
+    return [
+        np.where(mask, wanted, exact) if wanted.shape == exact.shape else wanted
+        for wanted, exact, mask in zip(predicted, seen.exact, masks, strict=True)
+    ]
+
+
+def _finalists(seen: Observation, rules: Sequence[Condition]) -> list[_Try]:
+    """The best candidates of all, tried on everything that was observed."""
+    part, chosen = screen(seen, wrong_elements(seen))
+    tries = []
+    for rank, (name, detail, fitted, predict) in enumerate(_all(part)):
+        with np.errstate(all="ignore"):
+            predicted = predict(part)
+        for rule in rules:
+            masks = [rule.masks[i] for i in chosen]
+            after = part.drift(_masked(part, predicted, masks))
+            tries.append(_Try(name, detail, fitted, rule, after, rank, predict))
+    tries.sort(key=lambda t: (t.after, t.fitted, bool(t.condition.words), t.rank))
+    best: list[_Try] = []
+    seen_ranks: dict[int, int] = {}
+    for entry in tries:
+        if seen_ranks.get(entry.rank, 0) < 2 and len(best) < _FINALISTS:
+            seen_ranks[entry.rank] = seen_ranks.get(entry.rank, 0) + 1
+            best.append(entry)
+    if len(chosen) == len(seen.calls):
+        return best
+    return [_whole(seen, entry) for entry in best]
+
+
+def _whole(seen: Observation, entry: _Try) -> _Try:
+    with np.errstate(all="ignore"):
+        predicted = _masked(seen, entry.predict(seen), entry.condition.masks)
+    return dataclasses.replace(entry, after=seen.drift(predicted))
+
+
+def _estimated(
+    seen: Observation, rules: Sequence[Condition], best: float
+) -> list[_Try]:
+    """Candidates with fitted numbers, under every condition."""
+    if best == 0:
+        return []
+    tries = []
+    for rule in rules:
+        found = estimates.candidates(seen, rule.masks)
+        for rank, (name, detail, fitted, predict) in enumerate(found):
+            predicted = predict()
+            after = seen.drift(_masked(seen, predicted, rule.masks))
+            held = _given(predicted)
+            tries.append(_Try(name, detail, fitted, rule, after, 10_000 + rank, held))
+    return tries
+
+
+def _given(predicted: Sequence[Array]) -> Predict:
+    return lambda _: predicted
+
+
+def _simplest(tries: Sequence[_Try], limit: float) -> _Try | None:
+    """The best candidate; of those as good, the one with the fewest fitted numbers."""
+    if not tries or not math.isfinite(tries[0].after):
+        return None
+    bound = max(tries[0].after * _ALIKE, limit)
+    alike = [t for t in tries if t.after <= bound]
+    # What holds everywhere needs no condition; what needs one may not be fitted too.
+    return min(
+        alike, key=lambda t: (t.fitted, bool(t.condition.words), t.rank, t.after)
+    )
+
+
+def _diagnosis(
+    seen: Observation,
+    best: _Try | None,
+    tries: Sequence[_Try],
+    before: float,
+    limit: float,
+    facts: tuple[str, ...],
+) -> Diagnosis:
+    others = tuple(
+        Cause(name=t.name, detail=t.detail, after=t.after, fitted=t.fitted)
+        for t in tries[:5]
+    )
+    known = best is not None and (
+        best.after <= _NAMED * before or not math.isfinite(before)
+    )
+    if not known or best is None:
+        return Diagnosis(
+            operator=seen.operator.name,
+            cause=UNKNOWN,
+            detail="no candidate accounts for what was seen",
+            confidence=0.0,
+            before=before,
+            after=best.after if best is not None else before,
+            limit=limit,
+            others=others,
+            facts=facts,
+        )
+    proven = best.after <= max(limit, 0.02 * before)
+    return Diagnosis(
+        operator=seen.operator.name,
+        cause=best.name,
+        detail=best.detail,
+        confidence=0.99 if proven else 0.7,
+        before=before,
+        after=best.after,
+        limit=limit,
+        when=best.condition.words,
+        others=tuple(
+            o for o in others if (o.name, o.detail) != (best.name, best.detail)
+        ),
+        facts=facts,
+    )
+
+
+def _facts(seen: Observation) -> Iterator[str]:
+    """What is seen without any candidate."""
+    wrong = wrong_elements(seen)
+    count = sum(int(w.sum()) for w in wrong)
+    total = sum(w.size for w in wrong)
+    yield f"{count} of {total} output elements are wrong"
+    bad = sum(int((~np.isfinite(c.y)).sum()) for c in seen.calls)
+    if bad:
+        yield f"{bad} of {total} are not finite"
+    zeros = sum(
+        int(((c.y == 0) & w).sum()) for c, w in zip(seen.calls, wrong, strict=True)
+    )
+    if zeros:
+        yield f"{zeros} of the wrong ones are zero"
+    for rule in conditions(seen)[:-1]:
+        yield f"wrong only {rule.words}"

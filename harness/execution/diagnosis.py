@@ -1,0 +1,121 @@
+"""Looking for the cause while the failing session is still loaded."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from harness.backends.protocol import Session
+from harness.compare.operator_evidence import OperatorEvidence
+from harness.diagnose import Call, Diagnosis, Observation, diagnose, keep
+from harness.execution.cases_run import batches, run_cases, spread
+from harness.execution.jobs import TargetJob, TargetRun
+from harness.execution.loaded import LoadedSuite
+from harness.judge.checks.explained import expected_energy
+from harness.judge.levels import ALPHA
+from harness.judge.statistics.quadratic import energy_p_value
+from harness.models.types import Case, Operator
+from harness.schemes.apply import plan_one
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Operators whose cause is looked for: the first executed and the worst of the others.
+_LOOKED_AT: Final = 2
+#: Operators of the same shape, nearest in the network, that one could be confused with.
+_OTHERS: Final = 6
+
+
+def suspects(entries: Sequence[OperatorEvidence]) -> list[OperatorEvidence]:
+    """Operators that noise cannot explain, in order of execution."""
+    level = ALPHA / max(1, len(entries))
+    return [
+        entry
+        for entry in entries
+        if energy_p_value(entry.residual_sq, expected_energy(entry)) <= level
+    ]
+
+
+def diagnose_operators(
+    job: TargetJob, suite: LoadedSuite, session: Session, result: TargetRun
+) -> tuple[Diagnosis, ...]:
+    """The cause of the first wrong operator, and of the worst one.
+
+    The cases that were checked are run twice more, watched.
+    """
+    found = suspects(result.operators)
+    if not found:
+        return ()
+    worst = max(found, key=_beyond)
+    names = list(dict.fromkeys([found[0].operator, worst.operator]))[:_LOOKED_AT]
+    assert result.arithmetic is not None  # sanity check
+    cases = spread(suite.cases, job.capture_cases)
+    watched = [entry.operator for entry in result.operators]
+    first = _watch(job, suite, session, cases, watched, names)
+    second = _watch(job, suite, session, cases, watched, names)
+    by_name = {operator.name: operator for operator in suite.operators}
+    return tuple(
+        diagnose(
+            Observation(
+                operator=by_name[name],
+                scheme=job.scheme,
+                calls=keep(first[name]),
+                arithmetic=result.arithmetic,
+                others=tuple(_others(by_name[name], suite.operators, job)),
+            ),
+            second[name],
+        )
+        for name in names
+    )
+
+
+def _beyond(entry: OperatorEvidence) -> float:
+    """How far beyond what is expected, in energy."""
+    expected = expected_energy(entry)
+    return entry.residual_sq / expected if expected > 0 else math.inf
+
+
+def _watch(
+    job: TargetJob,
+    suite: LoadedSuite,
+    session: Session,
+    cases: Sequence[Case],
+    watched: Collection[str],
+    names: Collection[str],
+) -> dict[str, list[Call]]:
+    """Calls of some operators; all are watched, as they were when they were judged."""
+    calls: defaultdict[str, list[Call]] = defaultdict(list)
+
+    def on_capture(name: str, x: Array, y: Array) -> None:
+        if name in names:
+            calls[name].append(Call(x.copy(), y.copy(), len(calls[name])))
+
+    for group in batches(cases, job.suite.batch):
+        run_cases(
+            session,
+            suite.model,
+            group,
+            batch=job.suite.batch,
+            capture=watched,
+            on_capture=on_capture,
+        )
+    return calls
+
+
+def _others(
+    operator: Operator, operators: Sequence[Operator], job: TargetJob
+) -> list[Operator]:
+    """Those of the same shape and plan, the nearest first."""
+    place = next(i for i, o in enumerate(operators) if o.name == operator.name)
+    plan = plan_one(job.scheme, operator)
+    same = [
+        (abs(index - place), index)
+        for index, other in enumerate(operators)
+        if index != place
+        and other.weight.shape == operator.weight.shape
+        and plan_one(job.scheme, other) == plan
+    ]
+    return [operators[index] for _, index in sorted(same)[:_OTHERS]]
