@@ -20,7 +20,7 @@ from harness.defects.types import (
     Unfit,
 )
 from harness.numerics import FORMATS, Quantized, decode, find_format, quantize
-from harness.schemes.apply import activation_axis, quantize_activation
+from harness.schemes.apply import activation_axis, plan_one, quantize_activation
 from harness.schemes.types import TensorScheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -64,7 +64,7 @@ def _unclamped(site: Site, x: Array, strength: float) -> Array:
     """Values beyond the calibrated range become NaN instead of the largest value."""
     tensor = input_scheme(site)
     fmt = find_format(tensor.format)
-    if tensor.dynamic or fmt.kind == "block" or fmt.kind == "int":
+    if tensor.dynamic or fmt.kind in {"block", "int"}:
         raise Unfit("nothing is cast with a calibrated scale to a float format")
     smaller = {
         name: value * strength for name, value in site.scheme.calibration.items()
@@ -131,7 +131,7 @@ def _first(site: Site, x: Array, q: Quantized) -> Quantized:
 
 
 def _signed(site: Site, x: Array, q: Quantized) -> Quantized:
-    """amax without the magnitude: rows whose largest magnitude is negative saturate."""
+    """Amax without the magnitude: rows whose largest magnitude is negative saturate."""
     tensor = _dynamic(site)
     axis = activation_axis(site.operator, tensor)
     top = np.asarray(x.max(axis=axis, keepdims=True), np.float32)
@@ -147,7 +147,7 @@ def _shifted(site: Site, x: Array, q: Quantized) -> Quantized:  # noqa: ARG001
     return with_scales(q, np.roll(q.scales, 1, axis=int(q.axis)))  # type: ignore[arg-type]
 
 
-def _rows_shifted(site: Site, x: Array, q: Quantized) -> Quantized:
+def _rows_shifted(site: Site, x: Array, q: Quantized) -> Quantized:  # noqa: ARG001
     _dynamic(site)
     if q.scales.ndim < 2 or q.scales.shape[-2] < 2:
         raise Unfit("one row")
@@ -188,14 +188,17 @@ def _also_quantized(site: Site, x: Array, strength: float) -> Array:  # noqa: AR
     return quantize(x, "int8", axis=axis).dequantize()  # type: ignore[no-any-return]
 
 
-def _fp16_inputs(site: Site, x: Array, strength: float) -> Array:
+def _overflow(site: Site, x: Array, strength: float) -> Array:
     """Inputs beyond a limit overflow on the way to the kernel."""
     limit = strength * float(np.abs(x).max(initial=0.0))
-    kept = np.where(np.abs(x) > limit, np.copysign(np.inf, x), x).astype(np.float32)
-    return kept
+    right = x
+    if plan_one(site.scheme, site.operator).activations:
+        right = quantize_activation(site.operator, x, site.scheme).dequantize()
+    found: Array = np.where(np.abs(x) > limit, np.copysign(np.inf, x), right)
+    return found.astype(np.float32)
 
 
-def _defect(
+def _defect(  # noqa: PLR0917 - a table's columns
     name: str,
     summary: str,
     severity: Severity,
@@ -366,7 +369,7 @@ INPUTS = (
         "the largest inputs overflow to Inf on the way to the kernel",
         "conditional",
         "ggml-org/llama.cpp#26223",
-        _fp16_inputs,
+        _overflow,
         Parameter(
             name="limit / largest input", low=0.99, catalogue=0.5, high=0.1, none=1.0
         ),

@@ -159,7 +159,7 @@ class PlantedSession:
 _THERE = Parameter(name="there or not", low=1, catalogue=1, high=1)
 
 
-def _defect(
+def _defect(  # noqa: PLR0917 - a table's columns
     name: str,
     summary: str,
     severity: Severity,

@@ -73,7 +73,7 @@ def _others_tensor_scale(site: Site, q: Quantized, strength: float) -> Quantized
     return dataclasses.replace(q, global_scale=other.global_scale)
 
 
-def _of_other(site: Site, q: Quantized) -> Array:
+def _of_other(site: Site, q: Quantized) -> Array:  # noqa: ARG001
     if site.other is None:
         raise Unfit("no other operator has a weight of this shape")
     return quantize_weight(site.other, site.scheme).scales  # type: ignore[no-any-return]
@@ -235,7 +235,7 @@ def _amax_over_six(site: Site, q: Quantized, strength: float) -> Quantized:  # n
     return requantized(q, site.operator.weight, np.exp2(np.floor(np.log2(wanted))))
 
 
-def _defect(
+def _defect(  # noqa: PLR0917 - a table's columns
     name: str,
     summary: str,
     severity: Severity,

@@ -108,9 +108,9 @@ class Defect:
     links: tuple[str, ...]
     parameter: Parameter = SHARE
     #: weight: (Site, Quantized, strength) -> Quantized (other bytes are stored) or
-    #: float32 (the bytes are read otherwise); input: (Site, x, strength) -> float32, the
-    #: decoded input; output: (Site, Call, strength) -> float32; runtime: a factory of
-    #: `runtime.Behaviour`. Raises `Unfit` where there is nothing to change.
+    #: float32 (the bytes are read otherwise); input: (Site, x, strength) -> float32,
+    #: the decoded input; output: (Site, Call, strength) -> float32; runtime: a factory
+    #: of `runtime.Behaviour`. Raises `Unfit` where there is nothing to change.
     change: Callable[..., Any]
     #: When it fires.
     trigger: Trigger = ALWAYS

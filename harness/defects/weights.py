@@ -114,7 +114,7 @@ def _zero_point(site: Site, q: Quantized, strength: float) -> Quantized:  # noqa
 
 
 def _interleave(site: Site, q: Quantized, strength: float) -> Quantized:  # noqa: ARG001
-    """Pre-shuffled for a kernel that does not unshuffle: even columns, then odd ones."""
+    """Shuffled for a kernel that does not unshuffle: even columns, then odd ones."""
     length = q.codes.shape[1]
     if length < 4:
         raise Unfit("fewer than four columns")
@@ -196,8 +196,8 @@ def _wide_blocks(site: Site, q: Quantized, strength: float) -> Array:  # noqa: A
     return quantize_weight(site.operator, scheme).dequantize()  # type: ignore[no-any-return]
 
 
-def _half_precision_step(site: Site, q: Quantized, strength: float) -> Quantized:
-    """The weight was rounded by an earlier, coarser step before it was quantized."""
+def _perturbed(site: Site, q: Quantized, strength: float) -> Quantized:  # noqa: ARG001
+    """Another copy of the weight was quantized."""
     weight = np.asarray(site.operator.weight, np.float32)
     noise = site.rng().standard_normal(weight.shape).astype(np.float32)
     return quantized_like(site, weight * (1 + np.float32(strength) * noise))
@@ -374,7 +374,7 @@ CODES = (
             "quantized from another copy of the weight: a solver gone astray",
             "silent",
             "ml-explore/mlx-lm#1878 vllm-project/llm-compressor#2114",
-            _half_precision_step,
+            _perturbed,
         ),
         parameter=Parameter(
             name="relative change of the weight", low=1e-3, catalogue=0.05, high=0.5

@@ -44,11 +44,11 @@ def conditions(seen: Observation) -> list[Condition]:
     found = [
         rule
         for rule in (
-            _calls(seen, wrong),
             _length(seen, wrong),
             _batch(seen, wrong),
             _positions(seen, wrong),
             _magnitude(seen, wrong),
+            _calls(seen, wrong),
             _channels(seen, wrong),
             _rows(seen, wrong),
         )

@@ -17,11 +17,14 @@ from harness.diagnose.types import UNKNOWN, Cause, Diagnosis
 from harness.judge.statistics.quadratic import energy_factor
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Predict = Callable[[Observation], Sequence[Array]]
+#: What a candidate makes of an observation: its detail there, and every output.
+Predict = Callable[[Observation], tuple[str, Sequence[Array]]]
 
 #: A candidate names the cause when what it leaves is at most this share of the drift:
 #: 99% of the energy. What leaves more explains something else beside.
 _NAMED: Final = 0.1
+#: It proves the cause when what it leaves is noise, or this share of the drift.
+_PROVEN: Final = 0.02
 #: Two candidates whose remainders differ by less than this cannot be told apart.
 _ALIKE: Final = 1.5
 #: Chance of noise beyond the limit.
@@ -70,7 +73,7 @@ def diagnose(seen: Observation, again: Sequence[Call] = ()) -> Diagnosis:
     tries += _estimated(seen, rules, min((t.after for t in tries), default=before))
     tries.sort(key=lambda t: t.after)
     best = _simplest(tries, limit)
-    return _diagnosis(seen, best, tries, before, limit, facts)
+    return _diagnosis(best, tries, _Drift(seen.operator.name, before, limit, facts))
 
 
 def _unstable(seen: Observation, again: Sequence[Call]) -> str:
@@ -101,35 +104,39 @@ def screen(seen: Observation, masks: Sequence[Array]) -> tuple[Observation, list
     return part, chosen
 
 
-def _all(seen: Observation) -> Iterator[tuple[str, str, int, Predict]]:
+def _all(seen: Observation) -> Iterator[tuple[str, int, Predict]]:
     """Every candidate without a fitted weight, the simplest kind first."""
-    for name, detail, fitted, predict in outputs.candidates(seen):
-        del predict
-        yield name, detail, fitted, _output_of(name, detail)
+    count: dict[str, int] = {}
+    for name, _, fitted, _ in outputs.candidates(seen):
+        yield name, fitted, _output_of(name, count.get(name, 0))
+        count[name] = count.get(name, 0) + 1
     for name, detail, weight in weights.candidates(seen):
-        yield name, detail, 0, _weight_of(weight)
+        yield name, 0, _weight_of(detail, weight)
     for name, detail, change in inputs.candidates(seen):
-        yield name, detail, 0, _input_of(change)
+        yield name, 0, _input_of(detail, change)
 
 
-def _output_of(name: str, detail: str) -> Predict:
-    """The same candidate of another observation of the operator."""
+def _output_of(name: str, number: int) -> Predict:
+    """The n-th candidate of a name; its numbers are fitted to each observation."""
 
-    def predict(seen: Observation) -> Sequence[Array]:
-        for other, words, _, found in outputs.candidates(seen):
-            if (other, words) == (name, detail):
-                return found()
-        return seen.exact
+    def predict(seen: Observation) -> tuple[str, Sequence[Array]]:
+        same = [entry for entry in outputs.candidates(seen) if entry[0] == name]
+        if number >= len(same):
+            return "", seen.exact
+        return same[number][1], same[number][3]()
 
     return predict
 
 
-def _weight_of(weight: Array) -> Predict:
-    return lambda seen: [seen.output(x, weight) for x in seen.entries]
+def _weight_of(detail: str, weight: Array) -> Predict:
+    return lambda seen: (detail, [seen.output(x, weight) for x in seen.entries])
 
 
-def _input_of(change: Callable[[Array], Array]) -> Predict:
-    return lambda seen: [seen.output(change(c.x), seen.weight) for c in seen.calls]
+def _input_of(detail: str, change: Callable[[Array], Array]) -> Predict:
+    return lambda seen: (
+        detail,
+        [seen.output(change(call.x), seen.weight) for call in seen.calls],
+    )
 
 
 def _masked(
@@ -146,9 +153,9 @@ def _finalists(seen: Observation, rules: Sequence[Condition]) -> list[_Try]:
     """The best candidates of all, tried on everything that was observed."""
     part, chosen = screen(seen, wrong_elements(seen))
     tries = []
-    for rank, (name, detail, fitted, predict) in enumerate(_all(part)):
+    for rank, (name, fitted, predict) in enumerate(_all(part)):
         with np.errstate(all="ignore"):
-            predicted = predict(part)
+            detail, predicted = predict(part)
         for rule in rules:
             masks = [rule.masks[i] for i in chosen]
             after = part.drift(_masked(part, predicted, masks))
@@ -167,8 +174,9 @@ def _finalists(seen: Observation, rules: Sequence[Condition]) -> list[_Try]:
 
 def _whole(seen: Observation, entry: _Try) -> _Try:
     with np.errstate(all="ignore"):
-        predicted = _masked(seen, entry.predict(seen), entry.condition.masks)
-    return dataclasses.replace(entry, after=seen.drift(predicted))
+        detail, predicted = entry.predict(seen)
+        masked = _masked(seen, predicted, entry.condition.masks)
+    return dataclasses.replace(entry, detail=detail, after=seen.drift(masked))
 
 
 def _estimated(
@@ -183,13 +191,13 @@ def _estimated(
         for rank, (name, detail, fitted, predict) in enumerate(found):
             predicted = predict()
             after = seen.drift(_masked(seen, predicted, rule.masks))
-            held = _given(predicted)
+            held = _given(detail, predicted)
             tries.append(_Try(name, detail, fitted, rule, after, 10_000 + rank, held))
     return tries
 
 
-def _given(predicted: Sequence[Array]) -> Predict:
-    return lambda _: predicted
+def _given(detail: str, predicted: Sequence[Array]) -> Predict:
+    return lambda _: (detail, predicted)
 
 
 def _simplest(tries: Sequence[_Try], limit: float) -> _Try | None:
@@ -204,47 +212,47 @@ def _simplest(tries: Sequence[_Try], limit: float) -> _Try | None:
     )
 
 
-def _diagnosis(
-    seen: Observation,
-    best: _Try | None,
-    tries: Sequence[_Try],
-    before: float,
-    limit: float,
-    facts: tuple[str, ...],
-) -> Diagnosis:
+@dataclass(frozen=True)
+class _Drift:
+    """What is to be explained."""
+
+    operator: str
+    before: float
+    limit: float
+    facts: tuple[str, ...]
+
+
+def _diagnosis(best: _Try | None, tries: Sequence[_Try], drift: _Drift) -> Diagnosis:
     others = tuple(
         Cause(name=t.name, detail=t.detail, after=t.after, fitted=t.fitted)
         for t in tries[:5]
+        if best is None or (t.name, t.detail) != (best.name, best.detail)
     )
-    known = best is not None and (
-        best.after <= _NAMED * before or not math.isfinite(before)
-    )
-    if not known or best is None:
+    before = drift.before
+    if best is None or not (best.after <= _NAMED * before or not math.isfinite(before)):
         return Diagnosis(
-            operator=seen.operator.name,
+            operator=drift.operator,
             cause=UNKNOWN,
             detail="no candidate accounts for what was seen",
             confidence=0.0,
             before=before,
             after=best.after if best is not None else before,
-            limit=limit,
+            limit=drift.limit,
             others=others,
-            facts=facts,
+            facts=drift.facts,
         )
-    proven = best.after <= max(limit, 0.02 * before)
+    proven = best.after <= max(drift.limit, _PROVEN * min(before, 1.0))
     return Diagnosis(
-        operator=seen.operator.name,
+        operator=drift.operator,
         cause=best.name,
         detail=best.detail,
         confidence=0.99 if proven else 0.7,
         before=before,
         after=best.after,
-        limit=limit,
+        limit=drift.limit,
         when=best.condition.words,
-        others=tuple(
-            o for o in others if (o.name, o.detail) != (best.name, best.detail)
-        ),
-        facts=facts,
+        others=others,
+        facts=drift.facts,
     )
 
 

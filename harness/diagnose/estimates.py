@@ -1,14 +1,17 @@
-"""Candidates with numbers fitted to the observation: ratios, offsets, another weight."""
+"""Candidates with fitted numbers: ratios, offsets, another weight."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from harness.diagnose.observation import Observation
+from harness.models.types import Operator
 from harness.numerics import FORMATS, Quantized
+from harness.schemes.ambiguity import as_rows
 from harness.schemes.linear_algebra import add_bias
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -28,7 +31,7 @@ def candidates(seen: Observation, masks: Sequence[Array]) -> Iterator[Named]:
     if not all(np.isfinite(y).all() for _, y, _ in parts):
         return
     yield from _ratios(seen, parts)
-    if seen.operator.kind == "linear":
+    if seen.operator.groups == 1:
         yield from _another_weight(seen, masks)
 
 
@@ -118,6 +121,7 @@ def _another_weight(seen: Observation, masks: Sequence[Array]) -> Iterator[Named
         yield from _by_group(seen, seen.stored, estimate, predict)
         yield from _by_code(seen.stored, estimate, predict)
     yield from _reordered(seen, estimate, predict)
+    yield from _by_column(seen, estimate, predict)
     yield (
         "another weight",
         "the weight is another one, and nothing that is known made it",
@@ -127,29 +131,51 @@ def _another_weight(seen: Observation, masks: Sequence[Array]) -> Iterator[Named
 
 
 def effective_weight(seen: Observation, masks: Sequence[Array]) -> Array | None:
-    """float64 (out, in) that maps observed inputs to outputs; None: undetermined."""
-    length = seen.operator.weight.shape[1]
+    """float64 weight that maps observed inputs to outputs; None: undetermined."""
+    operator = seen.operator
+    length = operator.reduction
     inputs, outputs = [], []
     for x, call, exact, mask in zip(
         seen.entries, seen.calls, seen.exact, masks, strict=True
     ):
-        rows = np.broadcast_to(mask.any(axis=-1), call.y.shape[:-1]).reshape(-1)
-        inputs.append(x.reshape(-1, length)[rows])
-        plain = (call.y - _bias(seen, exact)).reshape(-1, call.y.shape[-1])
+        wide = unfold(operator, x, call.y.shape)
+        plain = as_rows(operator, call.y - _bias(seen, exact))
+        everywhere = as_rows(operator, np.broadcast_to(mask, call.y.shape))
+        rows = everywhere.any(axis=-1)
+        inputs.append(wide[rows])
         outputs.append(plain[rows])
     x = np.concatenate(inputs).astype(np.float64)
     y = np.concatenate(outputs)
     if x.shape[0] < _EQUATIONS * length or not np.isfinite(x).all():
         return None
-    base = x @ seen.weight.astype(np.float64).T
-    gram = x.T @ x
+    own = seen.weight.reshape(seen.weight.shape[0], -1).astype(np.float64)
     # The correction is what is estimated, so that directions that no input has keep
     # the weight they should have.
-    values, vectors = np.linalg.eigh(gram)
+    values, vectors = np.linalg.eigh(x.T @ x)
     kept = values > values[-1] * 1e-9
     inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
-    correction = inverse @ (x.T @ (y - base))
-    found: Array = seen.weight + correction.T
+    correction = inverse @ (x.T @ (y - x @ own.T))
+    found: Array = (own + correction.T).reshape(seen.weight.shape)
+    return found
+
+
+def unfold(operator: Operator, x: Array, y_shape: tuple[int, ...]) -> Array:
+    """An input as the rows that meet the weight: (outputs, K)."""
+    if operator.kind == "linear":
+        return x.reshape(-1, x.shape[-1])
+    padded = np.pad(x, [(0, 0), (0, 0), *operator.padding])
+    kernel = operator.weight.shape[2:]
+    columns = []
+    for position in itertools.product(*(range(size) for size in kernel)):
+        window: list[Any] = [slice(None), slice(None)]
+        for i, offset in enumerate(position):
+            start = offset * operator.dilation[i]
+            stop = start + (y_shape[2 + i] - 1) * operator.stride[i] + 1
+            window.append(slice(start, stop, operator.stride[i]))
+        columns.append(padded[tuple(window)])
+    # (N, C, *positions, taps) -> rows over samples and positions, C before the taps.
+    stacked = np.moveaxis(np.stack(columns, axis=-1), 1, -2)
+    found: Array = stacked.reshape(-1, operator.reduction)
     return found
 
 
@@ -208,21 +234,25 @@ def _by_code(
     grid = np.unique(table[np.isfinite(table)])
     with np.errstate(all="ignore"):
         wanted = np.nan_to_num(estimate / by)
-    index = np.clip(np.searchsorted(grid, wanted), 1, grid.size - 1)
-    lower = np.abs(wanted - grid[index - 1]) <= np.abs(grid[index] - wanted)
-    index = np.where(lower, index - 1, index)
-    own = np.searchsorted(grid, q.dequantize().astype(np.float64) / by - 1e-9)
-    own = np.clip(own, 0, grid.size - 1)
+        mine = np.nan_to_num(q.dequantize().astype(np.float64) / by)
+    index, own = _nearest(grid, wanted), _nearest(grid, mine)
     moved = index != own
     if not moved.any():
         return
     steps = np.abs(index - own)[moved]
     words = (
-        f"{int(moved.sum())} of {moved.size} codes differ, {np.mean(steps == 1):.0%} of "
-        "them by one step"
+        f"{int(moved.sum())} of {moved.size} codes differ, "
+        f"{np.mean(steps == 1):.0%} of them by one step"
     )
     name = "codes off by one" if np.mean(steps == 1) > 0.9 else "codes wrong"
     yield name, words, int(moved.sum()), predict(grid[index] * by)
+
+
+def _nearest(grid: Array, values: Array) -> Array:
+    """Index of the nearest value of a sorted grid."""
+    index = np.clip(np.searchsorted(grid, values), 1, grid.size - 1)
+    lower = np.abs(values - grid[index - 1]) <= np.abs(grid[index] - values)
+    return np.where(lower, index - 1, index)
 
 
 def _reordered(
@@ -237,13 +267,39 @@ def _reordered(
     ):
         mine = np.moveaxis(seen.weight.astype(np.float64), axis, 0)
         theirs = np.moveaxis(estimate, axis, 0)
-        order = _match(theirs, mine)
+        flat = mine.shape[0], -1
+        order = _match(theirs.reshape(flat), mine.reshape(flat))
         moved = int((order != np.arange(order.size)).sum())
         if not moved or np.unique(order).size < 0.9 * order.size:
             continue
         weight = np.moveaxis(mine[order], 0, axis)
         words = f"{moved} of {order.size} have another's place"
         yield name, words, moved, predict(weight)
+
+
+def _by_column(
+    seen: Observation,
+    estimate: Array,
+    predict: Callable[[Array], Callable[[], Sequence[Array]]],
+) -> Iterator[Named]:
+    """Input channels, each times a number of its own."""
+    others = tuple(i for i in range(estimate.ndim) if i != 1)
+    mine = seen.weight.astype(np.float64)
+    size = np.square(mine).sum(axis=others)
+    ratio = (estimate * mine).sum(axis=others) / np.where(size > 0, size, 1)
+    off = (np.abs(ratio - 1) > 1e-3) & (size > 0)
+    if not off.any():
+        return
+    settled = np.where(off, ratio, 1.0)
+    index = np.flatnonzero(off)
+    words = (
+        f"{index.size} of {off.size} input channels, {index[0]} to {index[-1]}, times "
+        f"{settled[off].min():.4g} to {settled[off].max():.4g}"
+    )
+    shape = [1] * mine.ndim
+    shape[1] = -1
+    weight = mine * settled.reshape(shape)
+    yield "ratio by input channel", words, index.size, predict(weight)
 
 
 def _match(theirs: Array, mine: Array) -> Array:

@@ -42,7 +42,75 @@ def candidates(seen: Observation) -> Iterator[Named]:
     )
     yield from _tails(seen, axis)
     yield from _clipped(seen)
+    yield from _overflows(seen)
     yield from _accumulators(seen)
+
+
+def _overflows(seen: Observation) -> Iterator[Named]:
+    """Outputs that are not finite, explained by what overflowed."""
+    bad = [~np.isfinite(call.y) for call in seen.calls]
+    if not any(b.any() for b in bad):
+        return
+    limit = _input_limit(seen, bad)
+    if limit is not None:
+
+        def inputs() -> Sequence[Array]:
+            return [
+                np.where(_beyond(seen, call.x, limit), np.nan, e)
+                for call, e in zip(seen.calls, seen.exact, strict=True)
+            ]
+
+        words = f"inputs beyond {limit:.6g} overflow"
+        yield "input overflows", words, 1, inputs
+    sizes = [np.abs(e) for e in seen.exact]
+    least = min(float(s[b].min()) for s, b in zip(sizes, bad, strict=True) if b.any())
+    fine = max(float(s[~b].max(initial=0)) for s, b in zip(sizes, bad, strict=True))
+    if least > fine:
+        words = f"outputs beyond {least:.6g} are not finite"
+        yield (
+            "output overflows",
+            words,
+            1,
+            lambda: [np.where(s >= least, np.nan, e) for s, e in _zip(sizes, seen)],
+        )
+    count = sum(int(b.sum()) for b in bad)
+    yield (
+        "output not finite",
+        f"{count} outputs are NaN or Inf",
+        count,
+        lambda: [np.where(b, np.nan, e) for b, e in _zip(bad, seen)],
+    )
+
+
+def _zip(arrays: Sequence[Array], seen: Observation) -> Iterator[tuple[Array, Array]]:
+    yield from zip(arrays, seen.exact, strict=True)
+
+
+def _beyond(seen: Observation, x: Array, limit: float) -> Array:
+    """Outputs that an input beyond the limit takes part in."""
+    hit = (np.abs(x) > limit).astype(np.float64)
+    ones = np.ones(seen.operator.weight.shape, np.float32)
+    found: Array = seen.output(hit, ones, bias=False) > 0.5
+    return found
+
+
+def _input_limit(seen: Observation, bad: Sequence[Array]) -> float | None:
+    """The limit whose overflows are the observed ones; None: there is none."""
+    values = np.unique(np.concatenate([np.abs(c.x).ravel() for c in seen.calls]))
+    wanted = sum(int(b.sum()) for b in bad)
+    low, high = 0, values.size - 1
+    while low < high:
+        middle = (low + high) // 2
+        count = sum(
+            int(_beyond(seen, c.x, float(values[middle])).sum()) for c in seen.calls
+        )
+        low, high = (low, middle) if count <= wanted else (middle + 1, high)
+    limit = float(values[low])
+    same = all(
+        np.array_equal(_beyond(seen, c.x, limit), b)
+        for c, b in zip(seen.calls, bad, strict=True)
+    )
+    return limit if same else None
 
 
 def _bias(seen: Observation, y: Array) -> Array:

@@ -26,7 +26,7 @@ Named = tuple[str, str, Array]
 def candidates(seen: Observation) -> Iterator[Named]:
     """Every weight that a known mistake would make of this operator's."""
     if seen.stored is None:
-        yield from _layouts(seen, seen.full_weight)
+        yield from _layouts(seen.full_weight)
         return
     q = seen.stored
     yield "not quantized", "the weight is not quantized", seen.full_weight
@@ -35,7 +35,7 @@ def candidates(seen: Observation) -> Iterator[Named]:
     yield from _recomputed(seen, q)
     yield from _scales(q)
     yield from _of_others(seen, q)
-    yield from _layouts(seen, seen.weight)
+    yield from _layouts(seen.weight)
     yield from _codes_moved(q)
 
 
@@ -388,6 +388,14 @@ def _scales(q: Quantized) -> Iterator[Named]:
             "the largest scale stands for all",
             _decoded(q, scales=scales.max()),
         )
+    zeros = _amax(q, np.abs(q.dequantize())) == 0
+    if zeros.any():
+        hit = q.grid.expand(zeros.astype(np.float32)) > 0
+        yield (
+            "zero blocks divided by zero",
+            "groups of zeros decode to NaN",
+            np.where(hit, np.nan, q.dequantize()),
+        )
     yield from _scale_places(q, scales)
 
 
@@ -530,7 +538,7 @@ def _of_others(seen: Observation, q: Quantized) -> Iterator[Named]:
             )
 
 
-def _layouts(seen: Observation, weight: Array) -> Iterator[Named]:
+def _layouts(weight: Array) -> Iterator[Named]:
     """The decoded weight in another order."""
     out, length = weight.shape[:2]
     if weight.ndim == 2 and out == length:
@@ -565,6 +573,17 @@ def _layouts(seen: Observation, weight: Array) -> Iterator[Named]:
             first = weight.copy()
             first[:, :count] = 0
             yield "tail of K dropped", f"the first {count} input channels", first
+            for words, part in (
+                ("last", slice(length - count, length)),
+                ("first", slice(0, count)),
+            ):
+                twice = weight.copy()
+                twice[:, part] *= 2
+                yield (
+                    "tail of K added twice",
+                    f"the {words} {count} input channels are added twice",
+                    twice,
+                )
 
 
 def _codes_moved(q: Quantized) -> Iterator[Named]:

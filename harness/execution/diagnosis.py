@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -11,13 +12,21 @@ import numpy as np
 
 from harness.backends.protocol import Session
 from harness.compare.operator_evidence import OperatorEvidence
-from harness.diagnose import Call, Diagnosis, Observation, diagnose, keep
+from harness.diagnose import (
+    UNKNOWN,
+    Call,
+    Diagnosis,
+    Observation,
+    diagnose,
+    keep,
+)
 from harness.execution.cases_run import batches, run_cases, spread
 from harness.execution.jobs import TargetJob, TargetRun
 from harness.execution.loaded import LoadedSuite
 from harness.judge.checks.explained import expected_energy
 from harness.judge.levels import ALPHA
 from harness.judge.statistics.quadratic import energy_p_value
+from harness.judge.types import Judgement
 from harness.models.types import Case, Operator
 from harness.schemes.apply import plan_one
 
@@ -27,6 +36,18 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _LOOKED_AT: Final = 2
 #: Operators of the same shape, nearest in the network, that one could be confused with.
 _OTHERS: Final = 6
+#: Elements of inputs and outputs that are kept to determine a weight: 2,304 rows of
+#: 1,536 inputs and as many outputs.
+_MANY: Final = 8_000_000
+
+
+def with_diagnosis(judgement: Judgement, found: Sequence[Diagnosis]) -> Judgement:
+    """A failing judgement with its guilty operators' causes; others as they are."""
+    guilty = {entry.name for entry in judgement.operators if entry.guilty}
+    causes = tuple(entry.as_dict() for entry in found if entry.operator in guilty)
+    if not judgement.verdict.fails or not causes:
+        return judgement
+    return dataclasses.replace(judgement, diagnosis=causes)
 
 
 def suspects(entries: Sequence[OperatorEvidence]) -> list[OperatorEvidence]:
@@ -57,19 +78,56 @@ def diagnose_operators(
     first = _watch(job, suite, session, cases, watched, names)
     second = _watch(job, suite, session, cases, watched, names)
     by_name = {operator.name: operator for operator in suite.operators}
-    return tuple(
-        diagnose(
-            Observation(
-                operator=by_name[name],
-                scheme=job.scheme,
-                calls=keep(first[name]),
-                arithmetic=result.arithmetic,
-                others=tuple(_others(by_name[name], suite.operators, job)),
-            ),
-            second[name],
+    results = []
+    for name in names:
+        seen = Observation(
+            operator=by_name[name],
+            scheme=job.scheme,
+            calls=keep(first[name]),
+            arithmetic=result.arithmetic,
+            others=tuple(_others(by_name[name], suite.operators, job)),
         )
-        for name in names
-    )
+        entry = diagnose(seen, second[name])
+        if entry.cause == UNKNOWN and _rows(seen) < _wanted(seen):
+            entry = _with_more(job, suite, session, watched, seen) or entry
+        results.append(entry)
+    return tuple(results)
+
+
+def _wanted(seen: Observation) -> float:
+    """Rows that determine every weight of an operator."""
+    return 1.5 * seen.operator.reduction
+
+
+def _rows(seen: Observation) -> int:
+    """Vectors over output channels that were observed."""
+    return sum(call.y.size for call in seen.calls) // seen.operator.weight.shape[0]
+
+
+def _with_more(
+    job: TargetJob,
+    suite: LoadedSuite,
+    session: Session,
+    watched: Collection[str],
+    seen: Observation,
+) -> Diagnosis | None:
+    """Look again with as many calls as determine the operator's weight."""
+    name = seen.operator.name
+    calls: list[Call] = []
+    per_row = seen.operator.weight.shape[0]
+    rows = 0
+    for group in batches(suite.cases, job.suite.batch):
+        found = _watch(job, suite, session, group, watched, [name])[name]
+        calls.extend(found)
+        rows += sum(call.y.size for call in found) // per_row
+        if rows >= _wanted(seen):
+            break
+    if rows < _wanted(seen):
+        return None
+    numbered = [
+        dataclasses.replace(call, index=index) for index, call in enumerate(calls)
+    ]
+    return diagnose(dataclasses.replace(seen, calls=keep(numbered, _MANY)))
 
 
 def _beyond(entry: OperatorEvidence) -> float:
@@ -78,7 +136,7 @@ def _beyond(entry: OperatorEvidence) -> float:
     return entry.residual_sq / expected if expected > 0 else math.inf
 
 
-def _watch(
+def _watch(  # noqa: PLR0917 - what a run of cases needs
     job: TargetJob,
     suite: LoadedSuite,
     session: Session,

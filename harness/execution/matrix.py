@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from harness.backends.registry import Registry
+from harness.diagnose.types import Diagnosis
 from harness.errors import (
     BackendError,
     GoldenError,
@@ -19,6 +20,7 @@ from harness.errors import (
 )
 from harness.execution.assemble import Context, assemble, make_context
 from harness.execution.baseline import Baseline, whereabouts
+from harness.execution.diagnosis import with_diagnosis
 from harness.execution.golden_inventory import other_cases
 from harness.execution.isolation import Worker
 from harness.execution.jobs import (
@@ -70,6 +72,8 @@ class Matrix:
     latency_seconds: float = 0.0
     #: Every target's evidence, by name.
     evidence: dict[str, Evidence] = field(default_factory=dict)
+    #: What workers found of the causes, by target.
+    diagnoses: dict[str, tuple[Diagnosis, ...]] = field(default_factory=dict)
 
     def run(self, pairs: Sequence[tuple[Suite, Target]]) -> tuple[Judgement, ...]:
         """Run and judge every target, in the order given.
@@ -89,8 +93,11 @@ class Matrix:
             self.nights, ordered = self.nights.tonight(ordered)
             night = self.nights.night
             self.evidence = {f"{e.suite}/{e.backend}/{e.scheme}": e for e in ordered}
-        judged = judge_run(
-            ordered, mode=self.mode, run_id=str(self.folder), night=night
+        judged = tuple(
+            self._diagnosed(entry)
+            for entry in judge_run(
+                ordered, mode=self.mode, run_id=str(self.folder), night=night
+            )
         )
         for (suite, target), judgement in zip(pairs, judged, strict=True):
             if judgement != done[suite.name, target.name]:
@@ -111,12 +118,20 @@ class Matrix:
                 name = f"{suite.name}/{target.name}"
                 self.observer.on_target(name)
                 evidence = self._target(suite, target, ref, prepared, workers)
-                judgement = judge(evidence, run_id=str(self.folder))
+                judgement = self._judged(evidence)
                 self.evidence[judgement.name] = evidence
                 write_target(judgement, evidence, self._folder(suite, target))
                 self.observer.on_done(judgement)
                 results[suite.name, target.name] = judgement
         return results
+
+    def _judged(self, evidence: Evidence) -> Judgement:
+        return self._diagnosed(judge(evidence, run_id=str(self.folder)))
+
+    def _diagnosed(self, judgement: Judgement) -> Judgement:
+        """With what its worker found of the cause, if it fails."""
+        found = self.diagnoses.get(judgement.name, ())
+        return with_diagnosis(judgement, found)
 
     def _folder(self, suite: Suite, target: Target) -> Path:
         return target_folder(self.folder, suite.name, target.name)
@@ -187,6 +202,7 @@ class Matrix:
             return _failed(
                 suite, target, Failure(kind="unsupported", message=str(error))
             )
+        self.diagnoses[name] = run.diagnosis
         oracle = self._oracle(ref, target, run, workers)
         baseline = None
         if self.baseline is not None:
