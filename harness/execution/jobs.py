@@ -30,6 +30,8 @@ class SuiteRef:
     cases: str
     batch: int
     seed: int
+    #: Only so many cases, of as many different shapes as there are; 0: all.
+    few: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,8 @@ class Description:
     cases: tuple[CaseInfo, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: Mapping[str, Any]
+    #: The model's operators with weights, in order of execution: name, weight's shape.
+    operators: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.execution.cases_run import spread
 from harness.execution.jobs import CaseInfo, Description, SuiteRef
 from harness.models.cases import load_cases
 from harness.models.digest import cases_fingerprint
@@ -27,6 +29,8 @@ class Loaded:
     def __init__(self) -> None:
         self._key: SuiteRef | None = None
         self._suite: LoadedSuite | None = None
+        self._model: SuiteRef | None = None
+        self._whole: LoadedSuite | None = None
 
     def get(self, suite: SuiteRef) -> LoadedSuite:
         """Load the suite's model and cases, or return them.
@@ -36,11 +40,15 @@ class Loaded:
             CasesError: the cases are empty, malformed or do not fit the model.
         """
         if self._suite is None or self._key != suite:
-            folder = Path(suite.folder)
-            self._suite = None
-            model = load_model(suite.model, folder)
-            cases = load_cases(suite.cases, folder, model)
-            self._suite = LoadedSuite(model, tuple(cases), model.operators())
+            whole = dataclasses.replace(suite, few=0)
+            if self._whole is None or self._model != whole:
+                self._suite = self._whole = None
+                folder = Path(suite.folder)
+                model = load_model(suite.model, folder)
+                cases = load_cases(suite.cases, folder, model)
+                self._whole = LoadedSuite(model, tuple(cases), model.operators())
+                self._model = whole
+            self._suite = _few(self._whole, suite.few)
             self._key = suite
         return self._suite
 
@@ -56,4 +64,12 @@ class Loaded:
             ),
             outputs=loaded.model.outputs,
             metadata=dict(loaded.model.metadata),
+            operators=tuple((o.name, tuple(o.weight.shape)) for o in loaded.operators),
         )
+
+
+def _few(suite: LoadedSuite, count: int) -> LoadedSuite:
+    """The suite with some of its cases."""
+    if not count:
+        return suite
+    return dataclasses.replace(suite, cases=tuple(spread(suite.cases, count)))

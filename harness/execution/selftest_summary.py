@@ -1,0 +1,137 @@
+"""The numbers of a self-test: caught, alarmed, named, and what is missed and why."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from harness.defects import DEFECTS
+from harness.execution.selftest import Threshold, Trial, right_cause
+from harness.execution.selftest_causes import CAUSES
+
+
+def summary(trials: Sequence[Trial], thresholds: Sequence[Threshold]) -> dict[str, Any]:
+    """Everything that is printed, as plain values.
+
+    A trial that changed nothing (the defect fits nothing, or its condition never held)
+    is no miss of the gate; where the condition never held, the cases are at fault, and
+    it is listed as a blind spot.
+    """
+    planted = [t for t in trials if t.planting is not None and t.planted]
+    controls = [t for t in trials if t.planting is None]
+    return {
+        "trials": len(trials),
+        "planted": len(planted),
+        "unfit": sum(bool(t.unfit) for t in trials),
+        "caught": _share(planted, lambda t: t.caught),
+        "by_severity": {
+            severity: {
+                level: _share(
+                    [t for t in planted if t.severity == severity and t.level == level],
+                    lambda t: t.caught,
+                )
+                for level in ("low", "catalogue", "high")
+            }
+            for severity in ("catastrophic", "visible", "silent", "conditional")
+        },
+        "controls": len(controls),
+        "alarms": [_line(t) for t in controls if t.caught],
+        "operator_right": _share(_single(planted), _right_operator),
+        "cause_right": _share(_single(planted), lambda t: bool(right_cause(t, CAUSES))),
+        "cause_wrong": _share(
+            _single(planted),
+            lambda t: right_cause(t, CAUSES) is False and t.confidence >= 0.9,
+        ),
+        "cause_unknown": _share(
+            _single(planted), lambda t: right_cause(t, CAUSES) is None
+        ),
+        "missed": [_line(t) for t in planted if not t.caught],
+        "misnamed": [_line(t) for t in _single(planted) if not right_cause(t, CAUSES)],
+        "blind_spots": blind_spots(trials),
+        "thresholds": [vars(t) for t in thresholds],
+        "matrix": matrix(planted),
+    }
+
+
+def _share(trials: Sequence[Trial], holds: Any) -> dict[str, Any]:
+    count = sum(bool(holds(t)) for t in trials)
+    share = count / len(trials) if trials else None
+    return {"count": count, "of": len(trials), "share": share}
+
+
+def _single(planted: Sequence[Trial]) -> list[Trial]:
+    """Defects of one operator that the operators themselves were judged guilty of."""
+    return [
+        t
+        for t in planted
+        if t.planting is not None
+        and t.planting.operator is not None
+        and t.caught
+        and t.operator
+    ]
+
+
+def _right_operator(trial: Trial) -> bool:
+    assert trial.planting is not None  # sanity check
+    return trial.operator == trial.planting.operator
+
+
+def _line(trial: Trial) -> dict[str, Any]:
+    return trial.as_dict()
+
+
+def blind_spots(trials: Sequence[Trial]) -> list[dict[str, str]]:
+    """Defects whose condition no case of a suite ever met, with what would meet it."""
+    fired: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
+    for trial in trials:
+        if trial.planting is not None and trial.fired is not None:
+            fired[trial.suite, trial.planting.defect].append(trial.fired)
+    return [
+        {"suite": suite, "defect": name, "add": _advice(name)}
+        for (suite, name), states in sorted(fired.items())
+        if not any(states)
+    ]
+
+
+def _advice(name: str) -> str:
+    """What a suite lacks when a defect never fires in it."""
+    defect = DEFECTS.get(name)
+    if defect is None:
+        return "a case that meets the defect's condition"
+    trigger = defect.trigger
+    if trigger.length:
+        return f"a case of at least {trigger.length} positions"
+    if trigger.position:
+        return f"a case of more than {trigger.position} positions"
+    if trigger.batch:
+        return "two cases of the same shape, and a batch of more than one"
+    if trigger.magnitude:
+        return (
+            f"a case with a row {trigger.magnitude:g} times as large as the median row"
+        )
+    if trigger.calls:
+        return "cases of more than one shape, so that there is a second call"
+    return f"inputs and weights for which this matters: {defect.summary}"
+
+
+def matrix(planted: Sequence[Trial]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Defect -> target -> how many were caught, by which checks, with which verdicts."""
+    cells: defaultdict[str, defaultdict[str, list[Trial]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for trial in planted:
+        assert trial.planting is not None  # sanity check
+        cells[trial.planting.defect][f"{trial.suite}/{trial.target}"].append(trial)
+    return {
+        defect: {
+            target: {
+                "caught": sum(t.caught for t in entries),
+                "of": len(entries),
+                "checks": dict(Counter(t.check for t in entries if t.caught)),
+                "verdicts": dict(Counter(t.verdict for t in entries)),
+            }
+            for target, entries in sorted(row.items())
+        }
+        for defect, row in cells.items()
+    }
