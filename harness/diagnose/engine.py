@@ -212,6 +212,14 @@ def _simplest(tries: Sequence[_Try], limit: float) -> _Try | None:
     )
 
 
+def _alike(best: _Try, tries: Sequence[_Try], limit: float) -> set[str]:
+    """Names of causes that the observation cannot tell from the best one."""
+    bound = max(best.after * _ALIKE, limit)
+    return {best.name} | {
+        t.name for t in tries if t.after <= bound and t.fitted <= best.fitted
+    }
+
+
 @dataclass(frozen=True)
 class _Drift:
     """What is to be explained."""
@@ -242,11 +250,13 @@ def _diagnosis(best: _Try | None, tries: Sequence[_Try], drift: _Drift) -> Diagn
             facts=drift.facts,
         )
     proven = best.after <= max(drift.limit, _PROVEN * min(before, 1.0))
+    names = _alike(best, tries, drift.limit)
+    alike = "" if len(names) == 1 else f"; or {', '.join(sorted(names - {best.name}))}"
     return Diagnosis(
         operator=drift.operator,
         cause=best.name,
-        detail=best.detail,
-        confidence=0.99 if proven else 0.7,
+        detail=best.detail + alike,
+        confidence=(0.99 if proven else 0.7) / len(names),
         before=before,
         after=best.after,
         limit=drift.limit,

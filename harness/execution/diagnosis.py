@@ -117,7 +117,7 @@ def _with_more(
     per_row = seen.operator.weight.shape[0]
     rows = 0
     for group in batches(suite.cases, job.suite.batch):
-        found = _watch(job, suite, session, group, watched, [name])[name]
+        found = _watch(job, suite, session, group, watched, [name], None)[name]
         calls.extend(found)
         rows += sum(call.y.size for call in found) // per_row
         if rows >= _wanted(seen):
@@ -143,6 +143,7 @@ def _watch(  # noqa: PLR0917 - what a run of cases needs
     cases: Sequence[Case],
     watched: Collection[str],
     names: Collection[str],
+    steps: int | None = 3,
 ) -> dict[str, list[Call]]:
     """Calls of some operators; all are watched, as they were when they were judged."""
     calls: defaultdict[str, list[Call]] = defaultdict(list)
@@ -159,6 +160,7 @@ def _watch(  # noqa: PLR0917 - what a run of cases needs
             batch=job.suite.batch,
             capture=watched,
             on_capture=on_capture,
+            capture_steps=steps,
         )
     return calls
 

@@ -31,6 +31,7 @@ from harness.execution.jobs import (
     Description,
     OracleJob,
     OracleRun,
+    Outputs,
     SuiteRef,
     TargetJob,
     TargetRun,
@@ -39,7 +40,7 @@ from harness.execution.matrix import calibrated, suite_ref
 from harness.execution.suite import Suite, Target
 from harness.golden.store import Golden, read_golden
 from harness.judge import judge
-from harness.judge.budgets import budgets_for
+from harness.judge.budgets import acknowledgements_for, budgets_for
 from harness.judge.types import Judgement, Verdict
 from harness.models.types import Operator
 from harness.schemes.apply import plan_one
@@ -189,6 +190,10 @@ class Stage:
     whole_ref: SuiteRef
     few_ref: SuiteRef
     oracles: dict[tuple[str, bool], OracleRun | None] = field(default_factory=dict)
+    #: What targets give without a defect: outputs, and operators that are wrong anyway.
+    clean: dict[tuple[str, bool], tuple[Outputs, frozenset[str]]] = field(
+        default_factory=dict
+    )
 
     @property
     def key(self) -> tuple[str, str]:
@@ -230,13 +235,44 @@ class Stage:
             return dataclasses.replace(trial, verdict="error", reason=reason)
         if run.failure is not None:
             return dataclasses.replace(trial, unfit=run.failure.message)
-        oracle = self._oracle(target, ref, worker, everything=everything)
-        budgets = budgets_for(self.suite, target, self.golden.model_fingerprint)
+        judgement = self._judged(target, run, worker, everything=everything)
+        guilty = [entry.name for entry in judgement.operators if entry.guilty]
+        key = (target.name, everything)
+        if item.planting is None:
+            self.clean[key] = run.outputs, frozenset(guilty)
+        elif key not in self.clean:
+            plain = dataclasses.replace(job, planting=None)
+            faultless: TargetRun = worker.run(plain, timeout=TIMEOUT)
+            before = self._judged(target, faultless, worker, everything=everything)
+            wrong = frozenset(entry.name for entry in before.operators if entry.guilty)
+            self.clean[key] = faultless.outputs, wrong
+        outputs, known = self.clean[key]
+        fired = None
+        if item.planting is not None:
+            fired = bool(run.fired) if run.fired is not None else None
+            if fired is None:
+                fired = not _same(outputs, run.outputs)
+        # Operators that are wrong without the defect are known, and not named again.
+        named = [name for name in guilty if name not in known or not item.planting]
+        return _filled(trial, judgement, run, fired=fired, named=named)
+
+    def _judged(
+        self, target: Target, run: TargetRun, worker: Worker, *, everything: bool
+    ) -> Judgement:
+        ref = self.whole_ref if everything else self.few_ref
+        context = self.context if everything else self.few
+        model = self.golden.model_fingerprint
         evidence = assemble(
-            context, target, run, oracle=oracle, baseline=None, budgets=budgets
+            context,
+            target,
+            run,
+            oracle=self._oracle(target, ref, worker, everything=everything),
+            baseline=None,
+            budgets=budgets_for(self.suite, target, model),
         )
-        judgement = with_diagnosis(judge(evidence), run.diagnosis)
-        return _filled(trial, judgement, run)
+        accepted = acknowledgements_for(self.suite, target, model)
+        evidence = dataclasses.replace(evidence, acknowledgements=accepted)
+        return with_diagnosis(judge(evidence), run.diagnosis)
 
     def _oracle(
         self, target: Target, ref: SuiteRef, worker: Worker, *, everything: bool
@@ -267,17 +303,33 @@ class Item:
     level: str = "clean"
 
 
-def _filled(trial: Trial, judgement: Judgement, run: TargetRun) -> Trial:
+def _same(first: Outputs, second: Outputs) -> bool:
+    """Whether two runs gave the same bits."""
+    return all(
+        np.array_equal(array, second[case][name], equal_nan=True)
+        for case, arrays in first.items()
+        for name, array in arrays.items()
+    )
+
+
+def _filled(
+    trial: Trial,
+    judgement: Judgement,
+    run: TargetRun,
+    *,
+    fired: bool | None,
+    named: Sequence[str],
+) -> Trial:
     failing = [c for c in judgement.checks if c.verdict is judgement.verdict]
-    guilty = [entry.name for entry in judgement.operators if entry.guilty]
-    first = judgement.diagnosis[0] if judgement.diagnosis else {}
+    told = [d for d in judgement.diagnosis if d["operator"] in named]
+    first = told[0] if told else {}
     return dataclasses.replace(
         trial,
         verdict=str(judgement.verdict),
         check=failing[0].check if failing else "",
         reason=judgement.reason,
-        fired=None if run.fired is None else bool(run.fired),
-        operator=guilty[0] if guilty else "",
+        fired=fired,
+        operator=named[0] if named else "",
         cause=str(first.get("defect", "")),
         confidence=float(first.get("confidence", 0.0)),
         seconds=sum(run.timings.values()),
