@@ -56,7 +56,7 @@ class PlantedBackend:
             strength = self.defect.parameter.catalogue if given is None else given
             behaviour = self.defect.change(strength, self.planting.seed)
             session = self._backend.load(model, scheme)
-            return PlantedSession(session, behaviour)  # type: ignore[return-value]
+            return PlantedSession(session, behaviour)
         if self._backend.name == "onnxruntime":
             from harness.defects.onnx_graph import load_planted
 

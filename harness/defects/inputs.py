@@ -33,7 +33,8 @@ def _entry(change: _Change) -> Callable[[Site, Array, float], Array]:
     def changed(site: Site, x: Array, strength: float) -> Array:  # noqa: ARG001
         input_scheme(site)
         found = change(site, x, quantize_activation(site.operator, x, site.scheme))
-        return found.dequantize() if isinstance(found, Quantized) else found
+        wrong: Array = found.dequantize() if isinstance(found, Quantized) else found
+        return wrong
 
     return changed
 

@@ -135,9 +135,10 @@ def _nan_row(site: Site, call: Call, strength: float) -> Array:  # noqa: ARG001
 def _noise(site: Site, call: Call, strength: float) -> Array:
     """Something else is read every time: memory that was never written."""
     rng = np.random.default_rng()
-    noise = rng.standard_normal(call.y.shape).astype(np.float32)
+    noise: Array = np.asarray(rng.standard_normal(call.y.shape), np.float32)
     del site
-    return call.y + np.float32(strength) * noise * np.abs(call.y)
+    wrong: Array = call.y + np.float32(strength) * noise * np.abs(call.y)
+    return wrong
 
 
 def _again(site: Site, call: Call, strength: float) -> Array:

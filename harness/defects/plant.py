@@ -65,15 +65,15 @@ def planted_weight(site: Site, defect: Defect, strength: float) -> Array:
         changed = defect.change(site, quantized, strength)
         if isinstance(changed, Quantized):
             changed = changed.dequantize()
-    changed = np.asarray(changed, np.float32)
+    wrong: Array = np.asarray(changed, np.float32)
     if defect.parameter is SHARE and strength < 1:
         some = clean.copy()
         rows = chosen_channels(site, strength)
-        some[rows] = changed[rows]
-        changed = some
-    if np.array_equal(changed, clean, equal_nan=True):
+        some[rows] = wrong[rows]
+        wrong = some
+    if np.array_equal(wrong, clean, equal_nan=True):
         raise Unfit("it changes nothing here")
-    return changed
+    return wrong
 
 
 def chosen_channels(site: Site, share: float) -> Array:

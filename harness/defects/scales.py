@@ -100,20 +100,23 @@ def _stuck(site: Site, q: Quantized) -> Array:  # noqa: ARG001
     """Of every four slices along the reduction the first one's scales."""
     _along_k(q)
     index = np.arange(q.scales.shape[1]) // 4 * 4
-    return q.scales[:, index]
+    found: Array = q.scales[:, index]
+    return found
 
 
 def _pairs(site: Site, q: Quantized) -> Array:  # noqa: ARG001
     if not per_channel(q):
         raise Unfit("one scale for all output channels")
-    return q.scales[np.arange(q.scales.shape[0]) // 2 * 2]
+    found: Array = q.scales[np.arange(q.scales.shape[0]) // 2 * 2]
+    return found
 
 
 def _transposed(site: Site, q: Quantized) -> Array:  # noqa: ARG001
     _along_k(q)
     if q.scales.ndim != 2 or not per_channel(q):
         raise Unfit("no grid of scales")
-    return q.scales.T.reshape(q.scales.shape)
+    found: Array = q.scales.T.reshape(q.scales.shape)
+    return found
 
 
 def _swizzled(site: Site, q: Quantized) -> Array:  # noqa: ARG001
@@ -128,7 +131,9 @@ def _swizzled(site: Site, q: Quantized) -> Array:  # noqa: ARG001
         for byte in range(4)
     ]
     order = sum(plane << (8 * byte) for byte, plane in enumerate(planes))
-    return q.scales.reshape(-1)[order[: q.scales.size]].reshape(q.scales.shape)
+    flat = q.scales.reshape(-1)
+    found: Array = flat[order[: q.scales.size]].reshape(q.scales.shape)
+    return found
 
 
 def _second_shard(site: Site, q: Quantized) -> Array:  # noqa: ARG001
@@ -136,7 +141,7 @@ def _second_shard(site: Site, q: Quantized) -> Array:  # noqa: ARG001
     if not per_channel(q):
         raise Unfit("one scale for all output channels")
     half = q.scales.shape[0] // 2
-    scales = q.scales.copy()
+    scales: Array = q.scales.copy()
     scales[half : 2 * half] = scales[:half]
     return scales
 

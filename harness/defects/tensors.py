@@ -84,9 +84,9 @@ def quantized_like(site: Site, weight: Array) -> Quantized:
 
 def grouped_along_k(quantized: Quantized) -> bool:
     """Whether there are several scales along the reduction axis."""
-    return quantized.scales.ndim > 1 and quantized.scales.shape[1] > 1
+    return bool(quantized.scales.ndim > 1 and quantized.scales.shape[1] > 1)
 
 
 def per_channel(quantized: Quantized) -> bool:
     """Whether there are several scales along the output channels."""
-    return quantized.scales.ndim > 0 and quantized.scales.shape[0] > 1
+    return bool(quantized.scales.ndim > 0 and quantized.scales.shape[0] > 1)

@@ -29,7 +29,9 @@ def wrong_elements(seen: Observation) -> tuple[Array, ...]:
     for call, exact in zip(seen.calls, seen.exact, strict=True):
         scale = float(np.abs(exact).max(initial=0.0)) or 1.0
         with np.errstate(invalid="ignore"):
-            off = np.abs(call.y.astype(np.float64) - exact) > seen.tolerance * scale
+            off: Array = (
+                np.abs(call.y.astype(np.float64) - exact) > seen.tolerance * scale
+            )
         found.append(off | (np.isfinite(call.y) != np.isfinite(exact)))
     return tuple(found)
 
@@ -66,7 +68,7 @@ def _row_axis(seen: Observation, array: Array) -> int | None:
 
 def _any_but(array: Array, axis: int) -> Array:
     others = tuple(i for i in range(array.ndim) if i != axis)
-    found: Array = array.any(axis=others)
+    found: Array = np.asarray(array.any(axis=others))
     return found
 
 
@@ -190,7 +192,7 @@ def _rows(seen: Observation, wrong: Sequence[Array]) -> Condition | None:
     """Some rows, without a rule of their own."""
     if seen.operator.kind != "linear":
         return None
-    rows = [w.any(axis=-1) for w in wrong]
+    rows: list[Array] = [np.asarray(w.any(axis=-1)) for w in wrong]
     count = sum(int(r.sum()) for r in rows)
     total = sum(r.size for r in rows)
     if count in (0, total):

@@ -93,7 +93,8 @@ def screen(seen: Observation, masks: Sequence[Array]) -> tuple[Observation, list
     sizes = [call.y.size // max(call.y.shape[-1], 1) for call in seen.calls]
     wrong = [bool(mask.any()) for mask in masks]
     order = sorted(range(len(sizes)), key=lambda i: (not wrong[i], sizes[i]))
-    chosen, rows = [], 0
+    chosen: list[int] = []
+    rows = 0
     for index in order:
         if chosen and rows + sizes[index] > _ROWS:
             continue

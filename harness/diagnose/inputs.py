@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -289,7 +290,7 @@ def _other_schemes(seen: Observation, tensor: TensorScheme) -> Iterator[Named]:
             for dynamic in (True, False):
                 other = dataclasses.replace(
                     tensor,
-                    granularity=granularity,  # type: ignore[arg-type]
+                    granularity=granularity,
                     dynamic=dynamic,
                 )
                 same = granularity == tensor.granularity and dynamic == tensor.dynamic
@@ -364,28 +365,41 @@ def _uninvited(seen: Observation) -> Iterator[Named]:
             yield (
                 "input also quantized",
                 f"the input is quantized to {name}, one scale {words}",
-                lambda x, n=name, a=along: quantize(x, n, axis=a).dequantize(),
+                partial(_rounded, name=name, axis=along),
             )
     for block in (16, 32, 64, 128):
         if seen.operator.kind == "linear":
             yield (
                 "input also quantized",
                 f"the input is quantized to int8 in blocks of {block}",
-                lambda x, b=block: quantize(x, "int8", axis=-1, block=b).dequantize(),
+                partial(_rounded, name="int8", axis=-1, block=block),
             )
     along = -1 if seen.operator.kind == "linear" else 1
     for name in ("mxfp8_e4m3", "mxfp4", "nvfp4"):
         yield (
             "input also quantized",
             f"the input is quantized to {name}",
-            lambda x, n=name: quantize(x, n, axis=along).dequantize(),
+            partial(_rounded, name=name, axis=along),
         )
     for dtype in (ml_dtypes.bfloat16, np.float16):
         yield (
             "input of low precision",
             f"the input is rounded to {np.dtype(dtype).name}",
-            lambda x, d=dtype: x.astype(d).astype(np.float32),
+            partial(_cast, dtype=dtype),
         )
+
+
+def _rounded(x: Array, name: str, axis: Any, block: int | None = None) -> Array:
+    return quantize(x, name, axis=axis, block=block).dequantize()  # type: ignore[no-any-return]
+
+
+def _cast(x: Array, dtype: Any) -> Array:
+    return x.astype(dtype).astype(np.float32)
+
+
+def _shifted(x: Array, seen: Observation, step: int, axis: int) -> Array:
+    entry = seen.quantized(x)
+    return np.roll(entry, step, axis=axis) if x.ndim > 1 else entry
 
 
 def _layouts(seen: Observation, axis: int) -> Iterator[Named]:
@@ -394,9 +408,5 @@ def _layouts(seen: Observation, axis: int) -> Iterator[Named]:
         yield (
             "rows of the input shifted",
             f"the input's rows are shifted by {step}",
-            lambda x, s=step: (
-                np.roll(seen.quantized(x), s, axis=-2 if axis == -1 else -1)
-                if x.ndim > 1
-                else seen.quantized(x)
-            ),
+            partial(_shifted, seen=seen, step=step, axis=-2 if axis == -1 else -1),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -118,6 +119,11 @@ def _bias(seen: Observation, y: Array) -> Array:
     return add_bias(seen.operator, zero)
 
 
+def _with_bias(seen: Observation, bias: Array) -> list[Array]:
+    """The outputs with another bias."""
+    return [exact - _bias(seen, exact) + bias for exact in seen.exact]
+
+
 def _biases(seen: Observation) -> Iterator[Named]:
     bias = seen.operator.bias
     if bias is None or not np.any(bias):
@@ -160,7 +166,7 @@ def _biases(seen: Observation) -> Iterator[Named]:
                 "another operator's bias",
                 f"the bias is that of {other.name}",
                 0,
-                lambda s=shaped: [e - _bias(seen, e) + s for e in seen.exact],
+                partial(_with_bias, seen, shaped),
             )
 
 

@@ -101,9 +101,9 @@ def _decoded_signed(q: Quantized, step: int) -> Array:
     top = 2 ** (bits - 1) - 1
     signed = q.codes.astype(np.int32)
     signed = np.where(signed > top, signed - 2**bits, signed)
-    return (
-        np.clip(signed + step, -top - 1, top).astype(np.float32) * q.expanded_scales()
-    )
+    clipped = np.clip(signed + step, -top - 1, top).astype(np.float32)
+    found: Array = clipped * q.expanded_scales()
+    return found
 
 
 def _pairs_swapped(codes: Array, axis: int) -> Array:

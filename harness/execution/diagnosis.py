@@ -101,7 +101,8 @@ def _wanted(seen: Observation) -> float:
 
 def _rows(seen: Observation) -> int:
     """Vectors over output channels that were observed."""
-    return sum(call.y.size for call in seen.calls) // seen.operator.weight.shape[0]
+    total = sum(call.y.size for call in seen.calls)
+    return int(total // seen.operator.weight.shape[0])
 
 
 def _with_more(

@@ -441,14 +441,15 @@ def quantized_names(target: Target, description: Description) -> list[str]:
 
 def _bisect(item: Item, stage: Stage, worker: Worker) -> Threshold | None:
     """The smallest strength that is caught, on a logarithmic scale."""
-    assert item.planting is not None  # sanity check
-    defect = DEFECTS.get(item.planting.defect)
+    whole = item.planting
+    assert whole is not None  # sanity check
+    defect = DEFECTS.get(whole.defect)
     if defect is None or defect.parameter.catalogue == defect.parameter.low:
         return None
     parameter = defect.parameter
 
     def caught(strength: float) -> bool:
-        planting = dataclasses.replace(item.planting, strength=strength)
+        planting = dataclasses.replace(whole, strength=strength)
         tried = dataclasses.replace(item, planting=planting, level="bisect")
         return stage.trial(tried, worker).caught
 

@@ -116,7 +116,7 @@ def _advice(name: str) -> str:
 
 
 def matrix(planted: Sequence[Trial]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Defect -> target -> how many were caught, by which checks, with which verdicts."""
+    """Defect -> target -> how many were caught, by which checks."""
     cells: defaultdict[str, defaultdict[str, list[Trial]]] = defaultdict(
         lambda: defaultdict(list)
     )
