@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "nightly": "run, append to the history, write the drift report",
     "report": "render the HTML report of a run or of a history",
     "explain": "what a target was judged on, and its operators one by one",
+    "selftest": "plant known defects and print what the gate catches and misses",
     "calibrate": "propose budgets from what a clean run measures",
     "doctor": "backends, versions, hardware; what is missing and how to add it",
 }

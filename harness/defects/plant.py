@@ -76,6 +76,29 @@ def planted_weight(site: Site, defect: Defect, strength: float) -> Array:
     return wrong
 
 
+def _decoded_input(site: Site, x: Array) -> Array:
+    """float32, as a faultless backend decodes the input."""
+    if not plan_one(site.scheme, site.operator).activations:
+        return x
+    decoded: Array = quantize_activation(site.operator, x, site.scheme).dequantize()
+    return decoded
+
+
+def _probe(site: Site, defect: Defect, strength: float) -> None:
+    """Raise `Unfit` before anything is run, where the scheme gives no chance.
+
+    Two rows of ordinary numbers are enough: what fits depends on the scheme.
+    """
+    weight = site.operator.weight
+    shape: tuple[int, ...] = (2, weight.shape[1])
+    if site.operator.kind == "conv":
+        channels = weight.shape[1] * site.operator.groups
+        shape = (1, channels, *(size + 1 for size in weight.shape[2:]))
+    x = site.rng().standard_normal(shape).astype(np.float32)
+    with np.errstate(all="ignore"):
+        defect.change(site, x, strength)
+
+
 def chosen_channels(site: Site, share: float) -> Array:
     """Output channels that have the defect: a share of them, at least one."""
     out = site.operator.weight.shape[0]
@@ -102,6 +125,8 @@ class PlantedOperator:
         self._weight = self._clean
         if defect.place == "weight":
             self._weight = planted_weight(site, defect, self.strength)
+        elif defect.place == "input":
+            _probe(site, defect, self.strength)
 
     def __call__(self, x: Array, y: Array) -> Array:
         """The wrong output.
@@ -119,7 +144,10 @@ class PlantedOperator:
         if self._rng.random() >= self.trigger.probability:
             return y
         with np.errstate(all="ignore"):
-            wrong = np.asarray(self._wrong(x, y), np.float32)
+            changed = self._wrong(x, y)
+        if changed is None:
+            return y
+        wrong = np.asarray(changed, np.float32)
         if self.defect.parameter is SHARE and self.strength < 1:
             wrong = self._some_channels(wrong, y)
         mask = fires(self.trigger, self.site.operator, x, y)
@@ -128,14 +156,17 @@ class PlantedOperator:
             self.fired += 1
         return found
 
-    def _wrong(self, x: Array, y: Array) -> Array:
+    def _wrong(self, x: Array, y: Array) -> Array | None:
+        """The output with the defect everywhere; None: this input does not show it."""
         site = self.site
+        quantized = _decoded_input(site, x)
         if self.defect.place == "input":
             entry: Array = self.defect.change(site, x, self.strength)
+            # A product of our own differs from the backend's in the last bits: where
+            # the entry is right nothing was planted, and nothing may move.
+            if np.array_equal(entry, quantized, equal_nan=True):
+                return None
             return self._product(entry, self._clean)
-        quantized = x
-        if plan_one(site.scheme, site.operator).activations:
-            quantized = quantize_activation(site.operator, x, site.scheme).dequantize()
         if self.defect.place == "weight":
             return self._product(quantized, self._weight)
         call = Call(quantized, self._clean, y)

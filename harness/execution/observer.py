@@ -22,6 +22,9 @@ class Observer(Protocol):
     def on_done(self, judgement: Judgement) -> None:
         """A target has its verdict."""
 
+    def on_step(self) -> None:
+        """One of the total is done, and it is no target."""
+
     def on_message(self, text: str) -> None:
         """Something worth one line."""
 
@@ -42,6 +45,9 @@ class Silent:
         """Nothing to show."""
 
     def on_done(self, judgement: Judgement) -> None:
+        """Nothing to show."""
+
+    def on_step(self) -> None:
         """Nothing to show."""
 
     def on_message(self, text: str) -> None:

@@ -92,6 +92,11 @@ class Progress:
                 self._bars.remove_task(task)
             self._bars.advance(self._whole)
 
+    def on_step(self) -> None:
+        """Move the bar of the whole."""
+        if self._bars is not None:
+            self._bars.advance(self._whole)
+
     def on_message(self, text: str) -> None:
         """One line above the bars."""
         target = self._bars.console if self._bars is not None else self._console

@@ -7,8 +7,11 @@ all scales are alike is a constant ratio.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
+
+from harness.diagnose.types import UNKNOWN
+from harness.execution.selftest.trial import Trial
 
 _SCALE = ("constant ratio", "ratio by channel", "ratio by block", "some scales wrong")
 _STUCK = ("scales stuck", "one scale for all", *_SCALE)
@@ -108,3 +111,16 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "wrong_after_first_call": ("constant ratio",),
     "wrong_now_and_then": ("constant ratio", "not repeatable"),
 }
+
+
+def right_cause(
+    trial: Trial, accepted: Mapping[str, Sequence[str]] = CAUSES
+) -> bool | None:
+    """Whether the cause that was named is one of those a defect may be called.
+
+    None: none was named, or nobody said what the defect may be called.
+    """
+    if trial.planting is None or not trial.cause or trial.cause == UNKNOWN:
+        return None
+    names = accepted.get(trial.planting.defect)
+    return None if names is None else trial.cause in names

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.defects import DEFECTS
-from harness.execution.selftest import Threshold, Trial, right_cause
-from harness.execution.selftest_causes import CAUSES
+from harness.defects import DEFECTS, Defect
+from harness.execution.selftest.causes import right_cause
+from harness.execution.selftest.trial import Threshold, Trial
 
 
-def summary(trials: Sequence[Trial], thresholds: Sequence[Threshold]) -> dict[str, Any]:
+def summary(
+    trials: Sequence[Trial],
+    thresholds: Sequence[Threshold],
+    known: Mapping[str, Defect] = DEFECTS,
+) -> dict[str, Any]:
     """Everything that is printed, as plain values.
 
     A trial that changed nothing (the defect fits nothing, or its condition never held)
@@ -38,23 +42,21 @@ def summary(trials: Sequence[Trial], thresholds: Sequence[Threshold]) -> dict[st
         "controls": len(controls),
         "alarms": [_line(t) for t in controls if t.caught],
         "operator_right": _share(_single(planted), _right_operator),
-        "cause_right": _share(_single(planted), lambda t: bool(right_cause(t, CAUSES))),
+        "cause_right": _share(_single(planted), lambda t: bool(right_cause(t))),
         "cause_wrong": _share(
             _single(planted),
-            lambda t: right_cause(t, CAUSES) is False and t.confidence >= 0.9,
+            lambda t: right_cause(t) is False and t.confidence >= 0.9,
         ),
-        "cause_unknown": _share(
-            _single(planted), lambda t: right_cause(t, CAUSES) is None
-        ),
-        "missed": [_line(t) for t in planted if not t.caught],
-        "misnamed": [_line(t) for t in _single(planted) if not right_cause(t, CAUSES)],
-        "blind_spots": blind_spots(trials),
+        "cause_unknown": _share(_single(planted), lambda t: right_cause(t) is None),
+        "missed": [{**_line(t), "why": why(t, known)} for t in planted if not t.caught],
+        "misnamed": [_line(t) for t in _single(planted) if not right_cause(t)],
+        "blind_spots": blind_spots(trials, known),
         "thresholds": [vars(t) for t in thresholds],
         "matrix": matrix(planted),
     }
 
 
-def _share(trials: Sequence[Trial], holds: Any) -> dict[str, Any]:
+def _share(trials: Sequence[Trial], holds: Callable[[Trial], object]) -> dict[str, Any]:
     count = sum(bool(holds(t)) for t in trials)
     share = count / len(trials) if trials else None
     return {"count": count, "of": len(trials), "share": share}
@@ -81,22 +83,41 @@ def _line(trial: Trial) -> dict[str, Any]:
     return trial.as_dict()
 
 
-def blind_spots(trials: Sequence[Trial]) -> list[dict[str, str]]:
+def why(trial: Trial, known: Mapping[str, Defect] = DEFECTS) -> str:
+    """Why the gate let a defect through."""
+    if trial.verdict == "inconclusive":
+        return f"its cases cannot resolve it: {trial.reason}"
+    if not trial.moved:
+        place = "no output moves"
+    else:
+        place = f"the outputs move by {trial.moved:.2g} of their size"
+    defect = known.get(trial.planting.defect) if trial.planting else None
+    rare = defect is not None and defect.severity == "conditional"
+    return place + (
+        "; no case that the operator check looks at meets its condition"
+        if rare
+        else "; the operator check cannot tell it from rounding"
+    )
+
+
+def blind_spots(
+    trials: Sequence[Trial], known: Mapping[str, Defect] = DEFECTS
+) -> list[dict[str, str]]:
     """Defects whose condition no case of a suite ever met, with what would meet it."""
     fired: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
     for trial in trials:
         if trial.planting is not None and trial.fired is not None:
             fired[trial.suite, trial.planting.defect].append(trial.fired)
     return [
-        {"suite": suite, "defect": name, "add": _advice(name)}
+        {"suite": suite, "defect": name, "add": _advice(name, known)}
         for (suite, name), states in sorted(fired.items())
         if not any(states)
     ]
 
 
-def _advice(name: str) -> str:
+def _advice(name: str, known: Mapping[str, Defect]) -> str:
     """What a suite lacks when a defect never fires in it."""
-    defect = DEFECTS.get(name)
+    defect = known.get(name)
     if defect is None:
         return "a case that meets the defect's condition"
     trigger = defect.trigger

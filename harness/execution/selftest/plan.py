@@ -1,0 +1,83 @@
+"""What a self-test tries: which defects, where, at which strengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.defects import DEFECTS, Defect, Planting
+from harness.execution.jobs import Description
+from harness.execution.selftest.stage import Item, Stage
+from harness.execution.suite import Target
+from harness.models.types import Operator
+from harness.schemes.apply import plan_one
+
+
+def levels(defect: Defect, wanted: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """The strengths of a defect, each once."""
+    seen: set[float] = set()
+    for name in wanted:
+        value = float(getattr(defect.parameter, name))
+        if value not in seen:
+            seen.add(value)
+            yield name, value
+
+
+def plan(
+    stage: Stage,
+    targets: Sequence[Target],
+    operators: Mapping[str, Sequence[str]],
+    *,
+    defects: Mapping[str, Defect] | None = None,
+    strengths: Sequence[str] = ("low", "catalogue", "high"),
+    places: Sequence[str] = ("one", "all"),
+    controls: int = 1,
+) -> list[Item]:
+    """Every defect in every target, at every strength, in one operator and in all.
+
+    Args:
+        stage: suite and backend.
+        targets: of that backend.
+        operators: by target, the names of those that are quantized.
+        defects: name -> defect; None: the catalogue.
+        strengths: "low", "catalogue", "high".
+        places: "one", "all".
+        controls: clean runs of each target.
+    """
+    items = []
+    known = DEFECTS if defects is None else defects
+    for target in targets:
+        clean = Item(stage=stage, target=target, planting=None)
+        items.extend([clean] * controls)
+        names = operators[target.name]
+        for number, defect in enumerate(known.values()):
+            for place in places if defect.place != "runtime" else ("all",):
+                one = names[number % len(names)] if place == "one" else None
+                items.extend(
+                    Item(
+                        stage=stage,
+                        target=target,
+                        planting=Planting(
+                            defect=defect.name, operator=one, strength=strength
+                        ),
+                        severity=defect.severity,
+                        level=level,
+                    )
+                    for level, strength in levels(defect, strengths)
+                )
+    return items
+
+
+def quantized_names(target: Target, description: Description) -> list[str]:
+    """Operators that a target's scheme quantizes."""
+    found = []
+    for name, shape in description.operators:
+        kind: Any = "linear" if len(shape) == 2 else "conv"
+        # What a scheme does depends on the shape alone, so no weight is needed.
+        weight = np.broadcast_to(np.float32(0), shape)
+        entry = plan_one(target.scheme, Operator(name=name, kind=kind, weight=weight))
+        if entry.weights or entry.activations:
+            found.append(name)
+    return found
