@@ -232,11 +232,13 @@ class _Drift:
 
 
 def _diagnosis(best: _Try | None, tries: Sequence[_Try], drift: _Drift) -> Diagnosis:
+    chosen = None if best is None else (best.name, best.detail)
+    ranked = {(t.name, t.detail): t for t in reversed(tries)}
     others = tuple(
         Cause(name=t.name, detail=t.detail, after=t.after, fitted=t.fitted)
-        for t in tries[:5]
-        if best is None or (t.name, t.detail) != (best.name, best.detail)
-    )
+        for key, t in reversed(ranked.items())
+        if key != chosen
+    )[:4]
     before = drift.before
     if best is None or not (best.after <= _NAMED * before or not math.isfinite(before)):
         return Diagnosis(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from harness.diagnose.heat import HeatMap
 
 #: The cause that is named when no candidate accounts for what was seen.
 UNKNOWN: Final = "unknown"
@@ -43,6 +46,8 @@ class Diagnosis:
     others: tuple[Cause, ...] = ()
     #: What was seen, one fact a line.
     facts: tuple[str, ...] = ()
+    #: The error by output channel and block of inputs.
+    heat: HeatMap | None = None
 
     @property
     def sentence(self) -> str:
@@ -66,9 +71,11 @@ class Diagnosis:
             "unexplained": self.before,
             "unexplained_with_defect": self.after,
             "limit": self.limit,
+            "sentence": self.sentence,
             "others": [
                 {"defect": o.name, "detail": o.detail, "unexplained": o.after}
                 for o in self.others
             ],
             "facts": list(self.facts),
+            "heat": None if self.heat is None else self.heat.as_dict(),
         }

@@ -18,6 +18,7 @@ from harness.diagnose import (
     Diagnosis,
     Observation,
     diagnose,
+    heat_map,
     keep,
 )
 from harness.execution.cases_run import batches, run_cases, spread
@@ -90,7 +91,7 @@ def diagnose_operators(
         entry = diagnose(seen, second[name])
         if entry.cause == UNKNOWN and _rows(seen) < _wanted(seen):
             entry = _with_more(job, suite, session, watched, seen) or entry
-        results.append(entry)
+        results.append(dataclasses.replace(entry, heat=heat_map(seen)))
     return tuple(results)
 
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from harness.judge.types import Judgement, Report
 from harness.reports import svg
 from harness.reports.wording import (
+    causes,
     colour,
     measured,
     needs_attention,
@@ -55,6 +56,8 @@ def render(report: Report, past: Sequence[Report] = ()) -> str:
         number=number,
         percent=percent,
         colour=colour,
+        causes=causes,
+        heat=svg.heat,
         measured=measured,
         worst_operator=worst_operator,
         needs_attention=needs_attention,

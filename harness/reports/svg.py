@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -62,6 +63,50 @@ def _log(value: float) -> float:
     if math.isinf(value) or math.isnan(value):
         return 3.0
     return math.log10(value) if value > 0 else _LOW
+
+
+def heat(found: Mapping[str, Any], *, width: int = 560) -> Markup:
+    """Error by output channel (rows) and block of inputs (columns), darker is worse.
+
+    The scale is that of the worst cell; its value is written above the picture.
+    """
+    cells = found["cells"]
+    rows, columns = len(cells), len(cells[0])
+    left, top = 52, 16
+    across = (width - left - 8) / columns
+    down = min(14.0, 300 / rows)
+    height = top + down * rows + 18
+    worst = max(max(row) for row in cells)
+    parts = [
+        f'<svg class="heat" viewBox="0 0 {width} {height:.0f}" role="img" '
+        'aria-label="error by output channel and block of inputs">',
+        f'<text x="{left}" y="10">darkest: an error of {number(worst)} times the '
+        "weight's root mean square</text>",
+    ]
+    parts += [
+        f'<text x="{left - 6}" y="{top + down * (row + 1) - 1:.1f}" '
+        f'text-anchor="end">{int(found["channels"][row])}</text>'
+        for row in sorted({0, rows // 2, rows - 1})
+    ]
+    parts += [
+        f'<text x="{left + across * column:.1f}" y="{height - 5:.0f}">'
+        f"{int(found['inputs'][column])}</text>"
+        for column in sorted({0, columns // 2, columns - 1})
+    ]
+    for y, row in enumerate(cells):
+        for x, value in enumerate(row):
+            share = value / worst if worst > 0 else 0.0
+            title = (
+                f"channels from {int(found['channels'][y])}, inputs from "
+                f"{int(found['inputs'][x])}: {number(value)}"
+            )
+            parts.append(
+                f'<rect class="cell" x="{left + across * x:.1f}" '
+                f'y="{top + down * y:.1f}" width="{across:.1f}" height="{down:.1f}" '
+                f'opacity="{share:.2f}"><title>{title}</title></rect>'
+            )
+    parts.append("</svg>")
+    return Markup("".join(parts))  # noqa: S704 - numbers only
 
 
 def sparkline(values: Sequence[float], *, width: int = 120, height: int = 24) -> Markup:

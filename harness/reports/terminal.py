@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.judge.types import Judgement, Report
 from harness.reports.wording import (
+    causes,
     colour,
     measured,
     needs_attention,
@@ -177,6 +178,8 @@ def _print_trouble(out: Console, targets: Sequence[Judgement]) -> None:
             markup=False,
             soft_wrap=True,
         )
+    for line in causes(target)[:1]:
+        out.print(f"  cause: {line}", markup=False, soft_wrap=True)
 
 
 def print_explanation(report: Report, *, everything: bool) -> None:
@@ -218,6 +221,17 @@ def _print_target(out: Console, target: Judgement) -> None:
     out.print(table)
     if target.operators:
         _print_operators(out, target)
+    for found, line in zip(target.diagnosis, causes(target), strict=True):
+        out.print(f"cause: {line}", style="bold", markup=False, soft_wrap=True)
+        for fact in found.get("facts", ()):
+            out.print(f"  seen: {fact}", markup=False, soft_wrap=True)
+        for other in found.get("others", ())[:3]:
+            out.print(
+                f"  tried: {other['defect']} ({other['detail']}): unexplained "
+                f"{number(other['unexplained'])}",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 def _print_operators(out: Console, target: Judgement) -> None:

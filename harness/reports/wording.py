@@ -50,6 +50,17 @@ def worst_operator(judgement: Judgement) -> OperatorResult | None:
     return max(found, key=lambda entry: entry.unexplained / entry.limit, default=None)
 
 
+def causes(judgement: Judgement) -> list[str]:
+    """What was found of the cause, a line a diagnosed operator."""
+    return [
+        f"{entry.get('sentence') or entry['operator'] + ': ' + entry['defect']} "
+        f"({entry['confidence']:.0%} sure)"
+        if entry["confidence"] > 0
+        else str(entry.get("sentence") or f"{entry['operator']}: {entry['defect']}")
+        for entry in judgement.diagnosis
+    ]
+
+
 def needs_attention(judgement: Judgement) -> bool:
     """Everything that is not simply fine."""
     return judgement.verdict not in (Verdict.PASS, Verdict.UNSUPPORTED) or (
