@@ -13,7 +13,7 @@ import numpy as np
 from harness.diagnose import estimates, inputs, outputs, weights
 from harness.diagnose.conditions import Condition, conditions, wrong_elements
 from harness.diagnose.observation import Call, Observation, squared_difference
-from harness.diagnose.types import UNKNOWN, Cause, Diagnosis
+from harness.diagnose.types import ANOTHER_WEIGHT, UNKNOWN, Cause, Diagnosis
 from harness.judge.statistics.quadratic import energy_factor
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -259,7 +259,9 @@ def _diagnosis(best: _Try | None, tries: Sequence[_Try], drift: _Drift) -> Diagn
         operator=drift.operator,
         cause=best.name,
         detail=best.detail + alike,
-        confidence=(0.99 if proven else 0.7) / len(names),
+        confidence=(0.99 if proven else 0.7)
+        * (0.5 if best.name == ANOTHER_WEIGHT else 1.0)
+        / len(names),
         before=before,
         after=best.after,
         limit=drift.limit,

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.diagnose.observation import Observation
+from harness.diagnose.types import ANOTHER_WEIGHT
 from harness.models.types import Operator
 from harness.numerics import FORMATS, Quantized
 from harness.schemes.ambiguity import as_rows
@@ -123,7 +124,7 @@ def _another_weight(seen: Observation, masks: Sequence[Array]) -> Iterator[Named
     yield from _reordered(seen, estimate, predict)
     yield from _by_column(seen, estimate, predict)
     yield (
-        "another weight",
+        ANOTHER_WEIGHT,
         "the weight is another one, and nothing that is known made it",
         estimate.size,
         predict(estimate),

@@ -103,6 +103,8 @@ def acknowledgements_for(
             target=f"{suite.name}/{target.name}",
             check=entry["check"],
             metric=entry.values.get("metric", ""),
+            limit=entry["limit"],
+            operators=entry.values.get("operators", {}),
             reason=entry["reason"],
             author=entry["author"],
             expires=entry["expires"].isoformat(),

@@ -202,10 +202,20 @@ def ledger_text(
     parts = [head]
     for kind, tables in (("budget", budgets), ("acknowledgement", acknowledgements)):
         keys = ("target", "metric", "check")
-        for table in sorted(tables, key=lambda t: [str(t.get(k, "")) for k in keys]):
-            lines = [f"{key} = {_toml(value)}" for key, value in table.items()]
-            parts.append(f"[[{kind}]]\n" + "\n".join(lines) + "\n")
+        ordered = sorted(tables, key=lambda t: [str(t.get(k, "")) for k in keys])
+        parts += [f"[[{kind}]]\n" + _table(kind, table) for table in ordered]
     return "\n".join(parts)
+
+
+def _table(kind: str, table: Mapping[str, Any]) -> str:
+    """Its lines, then those of the tables within it."""
+    plain = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
+    text = "".join(f"{key} = {_toml(value)}\n" for key, value in plain.items())
+    for key, within in table.items():
+        if isinstance(within, Mapping):
+            text += f"[{kind}.{key}]\n"
+            text += "".join(f"{_toml(k)} = {_toml(v)}\n" for k, v in within.items())
+    return text
 
 
 def _toml(value: Any) -> str:

@@ -76,8 +76,7 @@ def _judge(evidence: Evidence, levels: Levels, run_id: str) -> Judgement:
         results: tuple[CheckResult, ...] = (_failure(evidence.failure),)
     else:
         outcomes = [check(evidence, levels) for check in ALL.values()]
-        results = tuple(entry for outcome in outcomes for entry in outcome.results)
-        results = acknowledge(evidence, results)
+        results = acknowledge(evidence, outcomes)
     verdict, reason = _verdict(results)
     name = f"{evidence.suite}/{evidence.backend}/{evidence.scheme}"
     return Judgement(

@@ -155,12 +155,17 @@ class Acknowledgement:
     check: str
     #: Measurement; "": any of the check.
     metric: str
+    #: What the measurement may be and still be the known failure; of no use for the
+    #: operators of `explained`.
+    limit: float
     reason: str
     author: str
     #: ISO date.
     expires: str
     #: "budgets.toml:LINE".
     source: str
+    #: Operator name -> unexplained drift that is known of it.
+    operators: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,11 +19,14 @@
     target = "openvino/int8"
     check = "behaviour"
     metric = "behaviour.labels.loss"  # optional: any of the check
+    limit = 0.03                      # what was seen: more than that still fails
     reason = "bug 123, fixed in the next release of the runtime"
     date = 2026-08-01
     author = "jo"
     expires = 2026-10-01
     model = "onnx:4f1c..."
+    [acknowledgement.operators]       # of "explained": what each operator may show
+    "encoder.0.fc1" = 0.4
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ _REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
     "acknowledgement": (
         "target",
         "check",
+        "limit",
         "reason",
         "date",
         "author",
@@ -66,7 +70,7 @@ _REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {
     "budget": ("margin", "least"),
-    "acknowledgement": ("metric",),
+    "acknowledgement": ("metric", "operators"),
 }
 _NUMBERS: Final = frozenset({"limit", "margin", "least"})
 _DATES: Final = frozenset({"date", "expires"})
@@ -182,6 +186,8 @@ class _Reader:
                     f"{key}={value!r}, but should be a number >= 0", kind, index, key
                 )
             return float(value)
+        if key == "operators":
+            return self.operators(kind, index, value)
         if key in _DATES:
             return self.date(kind, index, key, value)
         if not isinstance(value, str) or not value.strip():
@@ -196,6 +202,19 @@ class _Reader:
                 f"check={value!r} is unknown{_hint(value, CHECKS)}", kind, index, key
             )
         return value
+
+    def operators(self, kind: str, index: int, value: Any) -> dict[str, float]:
+        if not isinstance(value, dict):
+            raise self.error(
+                f"operators={value!r}, but should be a table of numbers by name",
+                kind,
+                index,
+                "operators",
+            )
+        return {
+            name: self.value(kind, index, "limit", number)
+            for name, number in value.items()
+        }
 
     def date(self, kind: str, index: int, key: str, value: Any) -> dt.date:
         if isinstance(value, dt.datetime):

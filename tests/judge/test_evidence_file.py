@@ -59,6 +59,8 @@ def whole(make):
                 target="*",
                 check="distance",
                 metric="",
+                limit=0.5,
+                operators={"encoder.0": 0.4},
                 reason="r",
                 author="a",
                 expires="2030-01-01",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +37,7 @@ KNOWN = """\
 target = "torch/*"
 check = "distance"
 metric = "drift"
+limit = 0.55
 reason = "bug 7"
 date = 2026-07-01
 author = "jo"
@@ -139,6 +141,58 @@ def test_an_acknowledged_failure_is_shown_and_does_not_fail(tmp_path, make):
         "acknowledged until 2026-12-31 by jo (bug 7; budgets.toml:1): drift="
     )
     assert judge(lost).verdict is Verdict.BEHAVIOUR
+
+
+def test_a_failure_worse_than_the_acknowledged_one_still_fails(tmp_path, make):
+    """An acknowledgement is of what was seen, not of whatever comes."""
+    (tmp_path / "budgets.toml").write_text(KNOWN, encoding="utf-8")
+    suite = Suite(tmp_path)
+    known = acknowledgements_for(suite, suite.targets[0], "onnx:1", today=TODAY)
+    worse = make["evidence"](drift=make["paired"](0.9), acknowledgements=known)
+
+    found = judge(worse)
+
+    assert found.verdict is Verdict.DRIFT
+    assert "at most 0.55, worse than what budgets.toml:1 acknowledges" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("operators", "accepted"),
+    [
+        ("", False),
+        ('"fc" = 0.5', False),
+        ('"op1" = 0.5', True),
+        ('"op1" = 0.001', False),
+    ],
+)
+def test_a_guilty_operator_is_accepted_by_name_and_size(
+    tmp_path, make, operators, accepted
+):
+    """Another operator, or the same one with more, is a new defect."""
+    text = KNOWN.replace('"distance"', '"explained"').replace('metric = "drift"\n', "")
+    text += f"[acknowledgement.operators]\n{operators}\n"
+    (tmp_path / "budgets.toml").write_text(text, encoding="utf-8")
+    suite = Suite(tmp_path)
+    known = acknowledgements_for(suite, suite.targets[0], "onnx:1", today=TODAY)
+    wrong = make["operator"](name="op1", residual=1e-4)
+
+    found = judge(make["evidence"](operators=(wrong,), acknowledgements=known))
+
+    expected = Verdict.CHANGED if accepted else Verdict.DEFECT
+    assert found.verdict is expected
+
+
+def test_acknowledgements_survive_a_rewrite_of_the_ledger(tmp_path):
+    """With the operators that they name."""
+    text = KNOWN + '[acknowledgement.operators]\n"a.b" = 0.5\n'
+    (tmp_path / "budgets.toml").write_text(text, encoding="utf-8")
+    suite = Suite(tmp_path)
+    entry = tomllib.loads(text)["acknowledgement"][0]
+
+    (tmp_path / "budgets.toml").write_text(ledger_text([], [entry]), encoding="utf-8")
+
+    known = acknowledgements_for(suite, suite.targets[0], "onnx:1", today=TODAY)
+    assert known[0].operators == {"a.b": 0.5}
 
 
 def test_an_unknown_check_cannot_be_acknowledged(tmp_path):

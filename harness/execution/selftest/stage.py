@@ -39,6 +39,8 @@ from harness.judge.types import Judgement
 FEW: Final = 12
 #: Seconds that one planting may take.
 TIMEOUT: Final = 600.0
+#: An operator that is wrong anyway is named when it got worse by this.
+_WORSE: Final = 1.2
 _COUNT = itertools.count()
 
 
@@ -66,7 +68,7 @@ class Stage:
     few_ref: SuiteRef
     oracles: dict[tuple[str, bool], OracleRun | None] = field(default_factory=dict)
     #: What targets give without a defect: outputs, and operators that are wrong anyway.
-    clean: dict[tuple[str, bool], tuple[Outputs, frozenset[str]]] = field(
+    clean: dict[tuple[str, bool], tuple[Outputs, dict[str, float]]] = field(
         default_factory=dict
     )
 
@@ -111,16 +113,15 @@ class Stage:
         if run.failure is not None:
             return dataclasses.replace(trial, unfit=run.failure.message)
         judgement = self._judged(target, run, worker, everything=everything)
-        guilty = [entry.name for entry in judgement.operators if entry.guilty]
+        guilty = _guilty(judgement)
         key = (target.name, everything)
         if item.planting is None:
-            self.clean[key] = run.outputs, frozenset(guilty)
+            self.clean[key] = run.outputs, guilty
         elif key not in self.clean:
             plain = dataclasses.replace(job, planting=None)
             faultless: TargetRun = worker.run(plain, timeout=TIMEOUT)
             before = self._judged(target, faultless, worker, everything=everything)
-            wrong = frozenset(entry.name for entry in before.operators if entry.guilty)
-            self.clean[key] = faultless.outputs, wrong
+            self.clean[key] = faultless.outputs, _guilty(before)
         outputs, known = self.clean[key]
         fired = None
         moved = None
@@ -129,8 +130,12 @@ class Stage:
             fired = bool(run.fired) if run.fired is not None else None
             if fired is None:
                 fired = not _same(outputs, run.outputs)
-        # Operators that are wrong without the defect are known, and not named again.
-        named = [name for name in guilty if name not in known or not item.planting]
+        # Operators that are as wrong without the defect are known, not named again.
+        named = [
+            name
+            for name, shown in guilty.items()
+            if shown > _WORSE * known.get(name, 0.0) or not item.planting
+        ]
         trial = dataclasses.replace(trial, fired=fired, moved=moved)
         return _filled(trial, judgement, run, named)
 
@@ -165,6 +170,11 @@ class Stage:
             except (BackendError, UnsupportedError):
                 self.oracles[key] = None
         return self.oracles[key]
+
+
+def _guilty(judgement: Judgement) -> dict[str, float]:
+    """Unexplained drift of the operators beyond their limit, in order of execution."""
+    return {o.name: o.unexplained for o in judgement.operators if o.guilty}
 
 
 def _same(first: Outputs, second: Outputs) -> bool:
