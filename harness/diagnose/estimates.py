@@ -54,6 +54,8 @@ def _ratios(
         return [e * ratio + _bias(seen, e) for e, _, _ in parts]
 
     yield "constant ratio", f"the product times {ratio:.6g}", 1, constant
+    if seen.operator.bias is not None:
+        yield _with_bias_ratio(seen, parts)
     by_channel = _by_axis(parts, axis)
     words = (
         f"the product times a number of each channel, {by_channel.min():.4g} to "
@@ -85,6 +87,18 @@ def _ratios(
 
     count = sum(e.size // e.shape[-1] for e, _, _ in parts)
     yield "ratio by row", "every row of the product times a number", count, rows
+
+
+def _with_bias_ratio(
+    seen: Observation, parts: Sequence[tuple[Array, Array, Array]]
+) -> Named:
+    """The whole output times a number, the bias too."""
+    whole = [(e + _bias(seen, e), y + _bias(seen, e), m) for e, y, m in parts]
+    top = sum(float((e * y * m).sum()) for e, y, m in whole)
+    bottom = sum(float((e * e * m).sum()) for e, _, m in whole)
+    ratio = top / bottom if bottom else 1.0
+    words = f"the output, bias included, times {ratio:.6g}"
+    return "constant ratio", words, 1, lambda: [e * ratio for e, _, _ in whole]
 
 
 def _by_axis(parts: Sequence[tuple[Array, Array, Array]], axis: int) -> Array:

@@ -99,7 +99,9 @@ def print_catalogue(defects: Sequence[Any]) -> None:
     from rich.table import Table
 
     out = console()
-    table = Table("defect", "place", "severity", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("defect", "place", "severity"):
+        table.add_column(name, no_wrap=True)
     for name in ("what goes wrong", "strength", "seen in"):
         table.add_column(name, overflow="fold")
     for entry in defects:

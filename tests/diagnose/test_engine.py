@@ -1,0 +1,156 @@
+"""From what was observed to a cause, with the proof: or "unknown"."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from harness.diagnose import UNKNOWN, diagnose
+
+
+def rolled(axis, step=1):
+    """Right codes, scales of the neighbour."""
+
+    def weight(stored):
+        scales = np.roll(stored.scales, step, axis=axis)
+        return dataclasses.replace(stored, scales=scales).dequantize()
+
+    return weight
+
+
+def one_block(stored):
+    """One scale of one block is four times too large."""
+    scales = stored.scales.copy()
+    scales[7, 1] *= 4
+    return dataclasses.replace(stored, scales=scales).dequantize()
+
+
+def half_the_codes_up(stored):
+    """Codes of the first eight inputs one step up."""
+    codes = stored.codes.copy()
+    codes[:, :8] ^= 1
+    return dataclasses.replace(stored, codes=codes).dequantize()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "change", "cause"),
+    [
+        ("mxfp8", {"weight": rolled(1)}, "scales shifted along K"),
+        ("nvfp4", {"weight": rolled(0)}, "scales shifted along N"),
+        ("int8", {"weight": lambda q: q.dequantize() * 1.02}, "constant ratio"),
+        ("mxfp8", {"weight": one_block}, "some scales wrong"),
+        ("mxfp4", {"weight": lambda q: q.dequantize()[:, ::-1]}, "columns permuted"),
+        ("int4", {"weight": half_the_codes_up}, "codes"),
+        ("fp8_e4m3", {"weight": lambda q: -q.dequantize()}, "signs flipped"),
+        ("mxfp8", {"entry": lambda q: q.dequantize() * 0.97}, "constant ratio"),
+        ("int8", {"output": lambda y, _: np.clip(y, -3, 3)}, "output saturates"),
+        ("int8", {"output": lambda y, _: np.zeros_like(y)}, "output zero"),
+        ("fp8_e4m3", {"output": lambda y, _: np.roll(y, 1, axis=-2)}, "rows shifted"),
+    ],
+)
+def test_a_mistake_is_named_and_proven(make, scheme, change, cause):
+    """With it planted in the oracle, nothing is left to explain."""
+    seen = make["seen"](scheme, **change)
+
+    found = diagnose(seen)
+
+    assert found.cause.startswith(cause) or f"; or {cause}" in found.detail, found
+    assert found.before > 100 * found.limit
+    assert found.after <= 0.02 * found.before
+    assert found.confidence > 0.3
+    assert "with this planted" in found.sentence
+
+
+def test_the_proof_says_what_is_left(make):
+    """Block scales shifted by one along K, and the drift falls to noise."""
+    found = diagnose(make["seen"]("mxfp8", weight=rolled(1)))
+
+    assert found.detail == "block scales shifted by 1 block along K"
+    assert found.after <= found.limit
+    assert found.confidence == pytest.approx(0.99)
+
+
+@pytest.mark.parametrize("scheme", ["fp8_e4m3", "mxfp8", "nvfp4", "int8"])
+def test_nonsense_has_no_name(make, scheme):
+    """Random outputs: it says unknown rather than guess."""
+    rng = np.random.default_rng(11)
+
+    def output(y, _):
+        return y + rng.standard_normal(y.shape) * np.abs(y).mean()
+
+    found = diagnose(make["seen"](scheme, output=output))
+
+    assert found.cause == UNKNOWN
+    assert found.confidence == 0
+    assert "cause unknown" in found.sentence
+
+
+def test_a_faithful_backend_leaves_nothing_to_find(make):
+    """Noise of float32 sums lies below the limit."""
+    found = diagnose(make["seen"]("mxfp8"))
+
+    assert found.before < found.limit
+
+
+def test_what_does_not_repeat_is_said_first(make):
+    """Two outputs of one input: no weight explains that."""
+    seen = make["seen"]("int8")
+    again = make["seen"]("int8", output=lambda y, _: y * 1.5)
+
+    found = diagnose(seen, again.calls)
+
+    assert found.cause == "not repeatable"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y, _: np.where(np.arange(24)[:, None] >= 16, y * 1.2, y), "position"),
+        (lambda y, i: y * 1.2 if i == 2 else y, "call 3"),
+        (lambda y, _: y * np.array([1, 1.2])[:, None, None], "batch entries from 1"),
+        (
+            lambda y, _: y * np.where(np.arange(48) < 5, 1.2, 1),
+            "output channels 0 to 4",
+        ),
+    ],
+)
+def test_where_it_is_wrong_is_part_of_the_answer(make, change, words):
+    """The same ratio, only from a position, a call, a batch entry, in some channels."""
+    found = diagnose(make["seen"]("fp8_e4m3", output=change))
+
+    assert words in f"{found.when} {found.detail} {' '.join(found.facts)}", found
+    assert found.after <= 0.02 * found.before
+
+
+def test_not_finite_outputs_are_counted(make):
+    """A NaN in one element is a fact that is told."""
+
+    def output(y, _):
+        wrong = y.copy()
+        wrong[0, 0, 0] = np.nan
+        return wrong
+
+    found = diagnose(make["seen"]("int8", output=output))
+
+    assert any("not finite" in fact for fact in found.facts)
+    assert found.confidence == 0 or "not finite" in found.cause
+
+
+def test_the_same_observation_gives_the_same_diagnosis(make):
+    """Nothing in it is drawn."""
+    first, second = (
+        diagnose(make["seen"]("nvfp4", weight=rolled(1))).as_dict() for _ in range(2)
+    )
+
+    assert first == second
+
+
+def test_the_json_holds_the_contract(make):
+    """`defect`, `operator`, `confidence`."""
+    found = diagnose(make["seen"]("mxfp8", weight=rolled(1))).as_dict()
+
+    assert found["defect"] == "scales shifted along K"
+    assert found["operator"] == "fc"
+    assert found["confidence"] == pytest.approx(0.99)

@@ -1,0 +1,148 @@
+"""What a self-test tries, and what it says of the trials."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from harness.defects import DEFECTS, Planting
+from harness.execution.selftest.api import sampled
+from harness.execution.selftest.plan import levels, plan
+from harness.execution.selftest.summary import blind_spots, summary, why
+from harness.execution.selftest.trial import Trial
+from harness.reports.selftest import print_selftest, render, verdict
+
+
+def stage(name="toy", backend="torch"):
+    """As much of a stage as a plan looks at."""
+    suite = SimpleNamespace(name=name, seed=7)
+    return SimpleNamespace(suite=suite, backend=backend, key=(name, backend))
+
+
+def target(scheme):
+    return SimpleNamespace(name=f"torch/{scheme}", scheme=SimpleNamespace(name=scheme))
+
+
+def trial(defect="scale_missing", verdict="defect", **changes):
+    """A defect in one operator, judged."""
+    given = {
+        "suite": "toy",
+        "target": "torch/int8",
+        "planting": Planting(defect=defect, operator="fc"),
+        "severity": DEFECTS[defect].severity,
+        "verdict": verdict,
+        "check": "explained",
+        "fired": True,
+        "operator": "fc",
+        "cause": "scale missing",
+        "confidence": 0.99,
+        "moved": 0.5,
+    }
+    return Trial(**{**given, **changes})
+
+
+def control(verdict="pass"):
+    """A clean run."""
+    return Trial(suite="toy", target="torch/int8", planting=None, verdict=verdict)
+
+
+def test_every_defect_is_tried_in_one_operator_and_in_all_at_every_strength():
+    """A runtime's defect only as a whole; clean runs beside."""
+    targets = [target("int8"), target("nvfp4")]
+    names = {t.name: ["a", "b"] for t in targets}
+
+    items = plan(stage(), targets, names, controls=2)
+
+    clean = [i for i in items if i.planting is None]
+    planted = [i for i in items if i.planting is not None]
+    assert len(clean) == 4
+    assert {i.planting.defect for i in planted} == set(DEFECTS)
+    for name, defect in DEFECTS.items():
+        mine = [i for i in planted if i.planting.defect == name]
+        places = {i.planting.operator for i in mine}
+        assert None in places
+        assert (len(places) == 2) is (defect.place != "runtime")
+        assert {i.level for i in mine} == {
+            level for level, _ in levels(defect, ("low", "catalogue", "high"))
+        }
+
+
+def test_a_sample_covers_every_target_and_is_drawn_alike_twice():
+    """The draw hangs on the suite's seed alone."""
+    targets = [target(name) for name in ("int8", "nvfp4", "mxfp8")]
+    items = plan(stage(), targets, {t.name: ["a", "b"] for t in targets})
+
+    first, second = sampled(items, 30), sampled(items, 30)
+
+    assert first == second
+    planted = [i for i in first if i.planting is not None]
+    assert len(planted) == 30
+    assert {i.target.name for i in planted} == {t.name for t in targets}
+    assert len({i.planting.defect for i in planted}) > 20
+    assert len(first) - len(planted) == 3
+
+
+def test_a_miss_is_counted_and_told_why(capsys):
+    """The gate said pass: the matrix is red there."""
+    missed = trial(verdict="pass", check="artifact", operator="", moved=1e-5)
+
+    found = summary([trial(), missed, control()], [])
+    print_selftest(found)
+
+    out = capsys.readouterr().out
+    assert found["caught"] == {"count": 1, "of": 2, "share": 0.5}
+    assert "missed at catalogue strength: scale_missing in toy/torch/int8" in out
+    assert "the outputs move by 1e-05 of their size" in out
+    assert "1 of 2 (50.0%) planted defects caught" in out
+    assert 'part"' in render(found)
+    assert "Something gets through" in render(found)
+
+
+def test_a_false_alarm_is_as_loud_as_a_miss(capsys):
+    """A clean run that fails the gate."""
+    found = summary([trial(), control("defect")], [])
+    print_selftest(found)
+
+    assert "FALSE ALARM toy/torch/int8: defect" in capsys.readouterr().out
+    assert "1 false alarms in 1 clean runs" in verdict(found)
+    assert "False alarms" in render(found)
+
+
+def test_all_caught_is_green():
+    """And says so."""
+    found = summary([trial(), control()], [])
+
+    assert found["missed"] == []
+    assert found["operator_right"]["share"] == 1
+    assert "Everything at catalogue strength is caught" in render(found)
+
+
+def test_what_never_fired_is_no_miss_but_a_blind_spot():
+    """With what to add to the suite."""
+    never = trial("wrong_for_long_inputs", verdict="pass", fired=False)
+
+    found = summary([never, trial()], [])
+
+    assert found["planted"] == 1
+    spot = blind_spots([never])[0]
+    assert spot["defect"] == "wrong_for_long_inputs"
+    assert spot["add"].startswith("a case of at least")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"verdict": "inconclusive", "reason": "few cases"}, "cannot resolve it: few"),
+        ({"moved": 0.0}, "no output moves"),
+        ({"defect": "wrong_after_first_call"}, "meets its condition"),
+    ],
+)
+def test_why_it_was_missed(changes, words):
+    """Too few cases, no effect, or a condition that was not met."""
+    assert words in why(trial(**{"verdict": "pass", **changes}))
+
+
+def test_strengths_that_are_one_are_tried_once():
+    """`there or not` has no levels."""
+    assert len(list(levels(DEFECTS["stale_output"], ("low", "catalogue", "high")))) == 1
