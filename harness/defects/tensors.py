@@ -57,8 +57,14 @@ def requantized(
     global_scale: float | None = None,
     **options: Any,
 ) -> Quantized:
-    """Other codes for a weight, under given scales (the tensor's own if None)."""
+    """Other codes for a weight, under given scales (the tensor's own if None).
+
+    Raises:
+        Unfit: a scale would not be positive and finite.
+    """
     chosen = quantized.scales if scales is None else np.asarray(scales, np.float32)
+    if not (np.isfinite(chosen) & (chosen > 0)).all():
+        raise Unfit("the scales would not be positive and finite")
     tensor = quantized.global_scale if global_scale is None else global_scale
     blocked = find_format(quantized.format).kind == "block"
     return quantize(

@@ -119,6 +119,8 @@ def _again(
     """Other codes of the same weight, under given scales."""
     blocked = find_format(q.format).kind == "block"
     chosen = q.scales if scales is None else np.asarray(scales, np.float32)
+    # Where a mistake would make a scale that cannot be one, 1 stands for it.
+    chosen = np.where(np.isfinite(chosen) & (chosen > 0), chosen, np.float32(1))
     return quantize(  # type: ignore[no-any-return]
         weight,
         q.format,

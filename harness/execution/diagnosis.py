@@ -88,11 +88,40 @@ def diagnose_operators(
             arithmetic=result.arithmetic,
             others=tuple(_others(by_name[name], suite.operators, job)),
         )
-        entry = diagnose(seen, second[name])
+        results.append(_diagnosed(job, suite, session, watched, seen, second[name]))
+    return tuple(results)
+
+
+def _diagnosed(  # noqa: PLR0917 - what looking again needs
+    job: TargetJob,
+    suite: LoadedSuite,
+    session: Session,
+    watched: Collection[str],
+    seen: Observation,
+    again: Sequence[Call],
+) -> Diagnosis:
+    """The cause, looked for in more calls where the first do not settle it.
+
+    The verdict stands without a cause: a search that fails is a fact of the diagnosis,
+    never the end of the run.
+    """
+    try:
+        entry = diagnose(seen, again)
         if entry.cause == UNKNOWN and _rows(seen) < _wanted(seen):
             entry = _with_more(job, suite, session, watched, seen) or entry
-        results.append(dataclasses.replace(entry, heat=heat_map(seen)))
-    return tuple(results)
+        return dataclasses.replace(entry, heat=heat_map(seen))
+    except Exception as error:  # noqa: BLE001 - see above
+        before = seen.drift(seen.exact)
+        return Diagnosis(
+            operator=seen.operator.name,
+            cause=UNKNOWN,
+            detail=f"the search for a cause failed: {error}",
+            confidence=0.0,
+            before=before,
+            after=before,
+            limit=0.0,
+            facts=(f"the search for a cause failed: {type(error).__name__}: {error}",),
+        )
 
 
 def _wanted(seen: Observation) -> float:

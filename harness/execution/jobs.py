@@ -13,7 +13,7 @@ from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
 from harness.defects.types import Planting
 from harness.diagnose.types import Diagnosis
 from harness.judge.evidence import Failure, LatencyEvidence, Paired
-from harness.models.types import TensorSpec
+from harness.models.types import Operator, TensorSpec
 from harness.schemes.types import Scheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -100,7 +100,17 @@ class ReferenceJob:
     precision: str
 
 
-Job = DescribeJob | TargetJob | OracleJob | ReferenceJob
+@dataclass(frozen=True, kw_only=True)
+class ReproJob:
+    """Shrink an input on which one operator of a target is wrong."""
+
+    suite: SuiteRef
+    backend: str
+    scheme: Scheme
+    operator: str
+
+
+Job = DescribeJob | TargetJob | OracleJob | ReferenceJob | ReproJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,4 +177,24 @@ class ReferenceRun:
     labels: dict[str, Array] = field(default_factory=dict)
 
 
-Result = Description | TargetRun | OracleRun | ReferenceRun
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Repro:
+    """The smallest input that was found on which an operator is wrong."""
+
+    #: The case that it was made of.
+    case: str
+    inputs: Mapping[str, Array]
+    #: Inputs that were tried.
+    tried: int
+    unexplained: float
+    limit: float
+    operator: Operator
+    #: The operator's own input, float32; what it gave; what it should give, float64.
+    x: Array
+    observed: Array
+    expected: Array
+    #: Whether a model of this operator alone is wrong on `x`.
+    alone: bool
+
+
+Result = Description | TargetRun | OracleRun | ReferenceRun | Repro

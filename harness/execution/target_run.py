@@ -102,7 +102,7 @@ def _measure(
     progress: OnProgress,
 ) -> None:
     plans = plan(job.scheme, suite.operators)
-    result.arithmetic = _arithmetic(session)
+    result.arithmetic = declared_arithmetic(session)
     start = time.perf_counter()
     artifact = _artifact(session)
     result.weights = _weights(suite.operators, job.scheme, plans, artifact)
@@ -126,7 +126,7 @@ def _measure(
         result.diagnosis = diagnose_operators(job, suite, session, result)
 
 
-def _arithmetic(session: Session) -> Arithmetic:
+def declared_arithmetic(session: Session) -> Arithmetic:
     """What the session declares; a plugin that declares nothing computes in fp32."""
     declare = getattr(session, "arithmetic", None)
     if declare is None:

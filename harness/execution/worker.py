@@ -18,11 +18,13 @@ from harness.execution.jobs import (
     Job,
     OracleJob,
     ReferenceJob,
+    ReproJob,
     Result,
     TargetJob,
 )
 from harness.execution.loaded import Loaded
 from harness.execution.reference_run import run_reference
+from harness.execution.repro_run import run_repro
 from harness.execution.target_run import run_oracle, run_target
 
 _PR_SET_PDEATHSIG = 1
@@ -72,6 +74,8 @@ def _work(
         return run_oracle(job, registry, loaded)
     if isinstance(job, ReferenceJob):
         return run_reference(job, registry, loaded, progress)
+    if isinstance(job, ReproJob):
+        return run_repro(job, registry, loaded)
     assert isinstance(job, TargetJob)  # sanity check
     return run_target(job, registry, loaded, progress)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.backends.registry import Registry
 from harness.defects import Planting
-from harness.errors import BackendError, UnsupportedError, UsageError
+from harness.errors import BackendError, HarnessError, UnsupportedError, UsageError
 from harness.execution.assemble import Context, assemble, make_context
 from harness.execution.diagnosis import with_diagnosis
 from harness.execution.isolation import Worker
@@ -107,7 +107,7 @@ class Stage:
             run: TargetRun = worker.run(job, timeout=TIMEOUT)
         except UnsupportedError as error:
             return dataclasses.replace(trial, unfit=str(error))
-        except BackendError as error:
+        except HarnessError as error:
             reason = str(error)
             return dataclasses.replace(trial, verdict="error", reason=reason)
         if run.failure is not None:
