@@ -7,7 +7,11 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+#: Read once: it can only be read by setting it, which is nothing for many threads.
+_UMASK: Final = os.umask(0o022)
+os.umask(_UMASK)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -20,9 +24,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         # What mkstemp makes only its owner may read; others get what umask leaves.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).chmod(0o666 & ~_UMASK)
         Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
