@@ -36,10 +36,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="shrink an input of the worst operator and write it as a runnable file",
     )
     parser.add_argument(
+        "--bisect",
+        action="store_true",
+        help="find the guilty operator by leaving parts unquantized: for backends "
+        "that show nothing inside",
+    )
+    parser.add_argument(
         "--suite",
         action="append",
         metavar="PATH",
-        help="where --repro looks for the suite (default: suites)",
+        help="where --repro and --bisect look for the suite (default: suites)",
     )
     add_plugin(parser)
     add_json(parser)
@@ -58,7 +64,11 @@ def _only(report: Report, option: str) -> Judgement:
 def execute(options: argparse.Namespace) -> int:
     """Show evidence, operators and causes; draw and shrink when asked."""
     from harness.execution.api import explain
-    from harness.reports.terminal import print_explanation, print_json
+    from harness.reports.terminal import (
+        print_bisection,
+        print_explanation,
+        print_json,
+    )
 
     report = explain(options.run, options.target)
     if options.plot:
@@ -75,11 +85,27 @@ def execute(options: argparse.Namespace) -> int:
             suites=options.suite or ["suites"],
             plugins=options.plugin,
         )
+    halved = None
+    if options.bisect:
+        from harness.execution.repro import bisect
+
+        halved = bisect(
+            _only(report, "--bisect"),
+            Path(options.run) / "logs" / "bisect.log",
+            suites=options.suite or ["suites"],
+            plugins=options.plugin,
+        )
     if options.json:
         found = report.as_dict()
-        print_json(found if folder is None else {**found, "repro": str(folder)})
+        if folder is not None:
+            found["repro"] = str(folder)
+        if halved is not None:
+            found["bisection"] = halved.as_dict()
+        print_json(found)
         return 0
     print_explanation(report, everything=options.target is not None)
+    if halved is not None:
+        print_bisection(halved.as_dict())
     if folder is not None:
         print(f"repro: python {folder / 'repro.py'}")
     return 0

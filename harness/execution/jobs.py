@@ -110,7 +110,18 @@ class ReproJob:
     operator: str
 
 
-Job = DescribeJob | TargetJob | OracleJob | ReferenceJob | ReproJob
+@dataclass(frozen=True, kw_only=True)
+class BisectJob:
+    """Find the guilty operator of a target by leaving parts unquantized."""
+
+    suite: SuiteRef
+    backend: str
+    #: That which emulates the scheme exactly.
+    oracle: str
+    scheme: Scheme
+
+
+Job = DescribeJob | TargetJob | OracleJob | ReferenceJob | ReproJob | BisectJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,4 +208,32 @@ class Repro:
     alone: bool
 
 
-Result = Description | TargetRun | OracleRun | ReferenceRun | Repro
+@dataclass(frozen=True, kw_only=True)
+class BisectStep:
+    """One part that was run alone."""
+
+    operators: tuple[str, ...]
+    #: Relative L2 from the oracle of this part; and what jitter makes of the oracle.
+    off: float
+    noise: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bisection:
+    """The smallest part that is wrong by itself, and how it was found."""
+
+    operators: tuple[str, ...]
+    steps: tuple[BisectStep, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {
+            "operators": list(self.operators),
+            "steps": [
+                {"operators": len(s.operators), "off": s.off, "noise": s.noise}
+                for s in self.steps
+            ],
+        }
+
+
+Result = Description | TargetRun | OracleRun | ReferenceRun | Repro | Bisection

@@ -14,7 +14,7 @@ import numpy as np
 from harness.backends.registry import load_registry
 from harness.errors import UnsupportedError, UsageError
 from harness.execution.isolation import Worker
-from harness.execution.jobs import Repro, ReproJob
+from harness.execution.jobs import Bisection, BisectJob, Repro, ReproJob
 from harness.execution.matrix import calibrated, suite_ref
 from harness.execution.run_folder import target_folder
 from harness.execution.suite import Suite, Target, find_suites, load_suite
@@ -27,6 +27,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Seconds that shrinking may take.
 _TIMEOUT: Final = 900.0
+#: The backend that emulates every scheme exactly.
+_ORACLE: Final = "torch"
 _SCRIPT: Final = '''\
 """{target}: {operator} is not what its scheme says.
 
@@ -125,6 +127,38 @@ def write_repro(
     )
     write_text(folder / "repro.py", script)
     return folder
+
+
+def bisect(
+    judgement: Judgement,
+    log: Path,
+    *,
+    suites: Sequence[str | Path] = ("suites",),
+    plugins: Sequence[str] = (),
+) -> Bisection:
+    """The guilty operator of a target whose backend shows nothing inside.
+
+    Args:
+        judgement: the failing target.
+        log: where the worker writes.
+        suites: where the suite is looked for.
+        plugins: modules or files, as the run had them.
+
+    Raises:
+        UsageError: noise explains the outputs, or the suite is not found.
+    """
+    suite, target = _find(judgement, suites, plugins)
+    golden = read_golden(suite.golden, suite=suite.name)
+    job = BisectJob(
+        suite=suite_ref(suite),
+        backend=target.backend,
+        oracle=_ORACLE,
+        scheme=calibrated(target.scheme, golden),
+    )
+    with Worker(log=log, plugins=plugins, threads=1) as worker:
+        found = worker.run(job, timeout=_TIMEOUT)
+    assert isinstance(found, Bisection)  # sanity check
+    return found
 
 
 def reproduce(

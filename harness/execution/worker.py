@@ -13,7 +13,9 @@ from multiprocessing.connection import Connection
 
 from harness.backends.registry import Registry, load_registry
 from harness.errors import HarnessError
+from harness.execution.bisect import run_bisection
 from harness.execution.jobs import (
+    BisectJob,
     DescribeJob,
     Job,
     OracleJob,
@@ -76,6 +78,8 @@ def _work(
         return run_reference(job, registry, loaded, progress)
     if isinstance(job, ReproJob):
         return run_repro(job, registry, loaded)
+    if isinstance(job, BisectJob):
+        return run_bisection(job, registry, loaded)
     assert isinstance(job, TargetJob)  # sanity check
     return run_target(job, registry, loaded, progress)
 

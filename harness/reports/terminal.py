@@ -192,6 +192,24 @@ def print_explanation(report: Report, *, everything: bool) -> None:
         _print_target(out, target)
 
 
+def print_bisection(found: Mapping[str, Any]) -> None:
+    """Every part that was run alone, and the smallest one that is wrong."""
+    out = console()
+    for step in found["steps"]:
+        out.print(
+            f"{step['operators']} operators quantized: {number(step['off'])} off the "
+            f"oracle, jitter alone makes {number(step['noise'])}",
+            markup=False,
+        )
+    names = ", ".join(found["operators"])
+    out.print(
+        f"wrong by itself: {names} ({len(found['steps'])} parts run)",
+        style="bold",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
 def _print_target(out: Console, target: Judgement) -> None:
     from rich import box
     from rich.table import Table
