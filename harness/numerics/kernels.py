@@ -79,11 +79,11 @@ def _load_of(x, i):
         return lambda x, i: value_of(x[i])
     if x.dtype == types.uint16:
         return lambda x, i: value_of(U32(U32(x[i]) << U32(16)))
-    return lambda x, i: _half(x[i])
+    return lambda x, i: half(x[i])
 
 
 @njit(inline="always")
-def _half(stored):
+def half(stored):
     """float16 to float32: a product with 2**112 moves the exponent's bias."""
     bits = U32(stored)
     magnitude = U32(bits & U32(0x7FFF))

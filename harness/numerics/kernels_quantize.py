@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN201, ANN202, PLR0917, FURB136
+# ruff: noqa: ANN001, ANN201, ANN202, ARG001, ARG005, PLR0917, FURB136
 # mypy: ignore-errors
 """The fused loops, compiled by Numba: scales and codes in one pass over memory.
 
@@ -10,7 +10,10 @@ keep a cache for each content of both).
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 
 from harness.numerics.kernels import (
     E4M3,
@@ -21,6 +24,7 @@ from harness.numerics.kernels import (
     bits_of,
     encode_run,
     float_code,
+    half,
     load,
     value_of,
 )
@@ -44,14 +48,55 @@ def _finite(x, base, count):
     return largest, nan
 
 
-@njit(inline="always")
-def _amax(x, base, count):
-    """Bits of the largest magnitude."""
-    largest = U32(0)
-    for i in range(count):
-        found = U32(bits_of(load(x, base + U64(i))) & U32(0x7FFFFFFF))
-        largest = found if found > largest else largest
-    return largest
+def _peak(lanes):
+    """A loop over that many elements as one vector operation.
+
+    Left to itself LLVM unrolls the short loop into jumps that random values mislead.
+    """
+
+    @intrinsic
+    def peak(typing_context, x, start):
+        """Largest magnitude of elements, as bits of their own type."""
+        width = x.dtype.bitwidth
+
+        def generate(context, builder, signature, arguments):
+            array = context.make_array(signature.args[0])(
+                context, builder, arguments[0]
+            )
+            lane = ir.IntType(width)
+            vector = ir.VectorType(lane, lanes)
+            address = builder.gep(array.data, [arguments[1]])
+            address = builder.bitcast(address, vector.as_pointer())
+            mask = ir.Constant(vector, [(1 << (width - 1)) - 1] * lanes)
+            found = builder.and_(builder.load(address, align=width // 8), mask)
+            reduce = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(lane, [vector]),
+                f"llvm.vector.reduce.umax.v{lanes}i{width}",
+            )
+            result = builder.call(reduce, [found])
+            wide = ir.IntType(32)
+            return result if width == 32 else builder.zext(result, wide)
+
+        return types.uint32(x, types.uint64), generate
+
+    return peak
+
+
+_peak16, _peak32 = _peak(16), _peak(32)
+
+
+def widened(x, bits):
+    """float32 bits of a magnitude's bits; replaced by what follows when compiled."""
+
+
+@overload(widened)
+def _widened_of(x, bits):
+    if x.dtype == types.uint32:
+        return lambda x, bits: bits
+    if x.dtype == types.uint16:
+        return lambda x, bits: U32(bits << U32(16))
+    return lambda x, bits: bits_of(half(bits))
 
 
 @njit
@@ -59,13 +104,18 @@ def _amaxes(x, base, count, wide, made, marks):
     """Largest finite magnitudes of groups into `made`, NaN into `marks`."""
     if wide == U64(16):
         for g in range(count):
-            made[g] = _amax(x, base + U64(g) * U64(16), U64(16))
+            made[g] = widened(x, _peak16(x, base + U64(g) * U64(16)))
     elif wide == U64(32):
         for g in range(count):
-            made[g] = _amax(x, base + U64(g) * U64(32), U64(32))
+            made[g] = widened(x, _peak32(x, base + U64(g) * U64(32)))
     else:
         for g in range(count):
-            made[g] = _amax(x, base + U64(g) * wide, wide)
+            peak = U32(0)
+            for i in range(wide):
+                found = U32(bits_of(load(x, base + U64(g) * wide + U64(i))))
+                found = U32(found & U32(0x7FFFFFFF))
+                peak = found if found > peak else peak
+            made[g] = peak
     largest = U32(0)
     for g in range(count):
         largest = made[g] if made[g] > largest else largest
