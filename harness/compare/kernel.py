@@ -34,8 +34,8 @@ _jit = nb.njit(
 
 
 @_jit
-def _widen(bits, count, kind, scratch, values, out):
-    """Bits to float64; returns whether one is not finite.
+def _narrow(bits, count, kind, scratch, values):
+    """Bits to float32; returns whether one is not finite.
 
     `values` is `scratch` (uint32) seen as float32.
     """
@@ -45,8 +45,8 @@ def _widen(bits, count, kind, scratch, values, out):
             b = np.uint32(bits[i])
             scratch[i] = b
             worst = max(worst, b & np.uint32(0x7FFFFFFF))
-        limit = np.uint32(0x7F800000)
-    elif kind == 1:
+        return worst >= np.uint32(0x7F800000)
+    if kind == 1:
         for i in range(count):
             b = np.uint32(bits[i])
             worst = max(worst, b & np.uint32(0x7FFF))
@@ -54,20 +54,67 @@ def _widen(bits, count, kind, scratch, values, out):
             scratch[i] = ((b & np.uint32(0x8000)) << np.uint32(16)) | (
                 (b & np.uint32(0x7FFF)) << np.uint32(13)
             )
-        limit = np.uint32(0x7C00)
-    else:
         for i in range(count):
-            b = np.uint32(bits[i]) << np.uint32(16)
-            scratch[i] = b
-            worst = max(worst, b & np.uint32(0x7FFFFFFF))
-        limit = np.uint32(0x7F800000)
-    if kind == 1:
-        for i in range(count):
-            out[i] = np.float64(values[i]) * 5.192296858534828e33  # 2**112
-    else:
-        for i in range(count):
-            out[i] = np.float64(values[i])
-    return worst >= limit
+            values[i] *= np.float32(5.192296858534828e33)  # 2**112
+        return worst >= np.uint32(0x7C00)
+    for i in range(count):
+        b = np.uint32(bits[i]) << np.uint32(16)
+        scratch[i] = b
+        worst = max(worst, b & np.uint32(0x7FFFFFFF))
+    return worst >= np.uint32(0x7F800000)
+
+
+@_jit
+def _sums(r, c, count, e, size, narrow):
+    """Sums of one piece in float64; error^2 and |error| are kept, for what follows.
+
+    No maximum and no count in here: beside these sums LLVM would not vectorise.
+    """
+    total, total_e, total_r, total_c, product = 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(count):
+        x, y = np.float64(r[i]), np.float64(c[i])
+        d = y - x
+        sq = d * d
+        e[i] = sq
+        size[i] = abs(d)
+        narrow[i] = np.float32(abs(d))
+        total += d
+        total_e += sq
+        total_r += x * x
+        total_c += y * y
+        product += x * y
+    return total, total_e, total_r, total_c, product
+
+
+@_jit
+def _largest(places, narrow_bits, count):
+    """Bits of the largest |error|, and how many are not zero.
+
+    A difference of two float32 is zero in float32 only if it is zero.
+    """
+    most, different = np.int64(0), np.uint32(0)
+    for i in range(count):
+        most = max(most, places[i])
+    for i in range(count):
+        different += np.uint32(narrow_bits[i] != 0)
+    return most, np.int64(different)
+
+
+@_jit
+def _max_ratio(narrow, r, count, ratio, ratio_bits):
+    """Bits of the largest |error| / |reference| in float32.
+
+    `ratio_bits` is `ratio` seen as uint32: a maximum of bits vectorises, one of floats
+    does not.
+    """
+    for i in range(count):
+        # Zero against zero is no error, not 0 / 0.
+        below, above = abs(r[i]), narrow[i]
+        ratio[i] = above / below if above != 0 else np.float32(0)
+    most = np.uint32(0)
+    for i in range(count):
+        most = max(most, ratio_bits[i])
+    return most
 
 
 @_jit
@@ -128,19 +175,21 @@ def gather(
     """
     scratch = np.empty(PIECE, np.uint32)
     values = scratch.view(np.float32)
-    r, c = np.empty(PIECE), np.empty(PIECE)
-    e, s = np.empty(PIECE), np.empty(PIECE)
+    c_bits = np.empty(PIECE, np.uint32)
+    r, c = values, c_bits.view(np.float32)
+    e, s, size = np.empty(PIECE), np.empty(PIECE), np.empty(PIECE)
+    places, most_place = size.view(np.int64), np.empty(1, np.int64)
+    most_size = most_place.view(np.float64)
     narrow = np.empty(PIECE, np.float32)
     narrow_bits = narrow.view(np.uint32)
-    ratio = np.empty(PIECE, np.float32)
-    ratio_bits = ratio.view(np.uint32)
-    a_bits = np.empty(PIECE)
-    a_places = a_bits.view(np.int64)
+    ratio, most = np.empty(PIECE, np.float32), np.empty(1, np.uint32)
+    ratio_bits, most_ratio = ratio.view(np.uint32), most.view(np.float32)
     sign = np.uint32(0x80000000) if kind == 0 else np.uint32(0x8000)
     differing = 0
     blocked = columns % 16 == 0
     for t in range(len(tiles)):
         number = first + t
+        most[0], most_place[0] = 0, 0
         row0, rows, column0 = tiles[t, 0], tiles[t, 1], tiles[t, 2]
         width = min(columns - column0, 65536)
         for row in range(row0, row0 + rows):
@@ -151,50 +200,25 @@ def gather(
                 start = row * columns + column
                 # Slices, because an index with an offset does not vectorise.
                 part_a, part_b = a[start : start + count], b[start : start + count]
-                if _widen(part_a, count, kind, scratch, values, r) | _widen(
-                    part_b, count, kind, scratch, values, c
+                if _narrow(part_a, count, kind, scratch, r) | _narrow(
+                    part_b, count, kind, c_bits, c
                 ):
                     bad[number] = 1
                     break
-                total, total_e, total_r, total_c, product = 0.0, 0.0, 0.0, 0.0, 0.0
-                for i in range(count):
-                    x, y = r[i], c[i]
-                    d = y - x
-                    sq = d * d
-                    e[i] = sq
-                    a_bits[i] = abs(d)
-                    narrow[i] = np.float32(abs(d))
-                    total += d
-                    total_e += sq
-                    total_r += x * x
-                    total_c += y * y
-                    product += x * y
-                largest, different = np.int64(0), 0
-                for i in range(count):
-                    largest = max(largest, a_places[i])
-                    different += a_places[i] != 0
+                total, total_e, total_r, total_c, product = _sums(
+                    r, c, count, e, size, narrow
+                )
+                found, different = _largest(places, narrow_bits, count)
                 if different:
                     differing += different
-                    for i in range(count):
-                        # Zero against zero is no error, not 0 / 0.
-                        below = abs(np.float32(r[i]))
-                        above = narrow[i]
-                        ratio[i] = above / below if above != 0 else np.float32(0)
-                    relative = np.uint32(0)
-                    for i in range(count):
-                        relative = max(relative, ratio_bits[i])
+                    most[0] = max(
+                        most[0], _max_ratio(narrow, r, count, ratio, ratio_bits)
+                    )
                     for i in range(count):
                         histogram[narrow_bits[i] >> np.uint32(16)] += 1
-                    e_max = np.empty(1, np.int64)
-                    e_max[0] = largest
-                    maxima[number, 0] = max(
-                        maxima[number, 0], e_max.view(np.float64)[0]
-                    )
-                    r_max = np.empty(1, np.uint32)
-                    r_max[0] = relative
-                    maxima[number, 1] = max(
-                        maxima[number, 1], np.float64(r_max.view(np.float32)[0])
-                    )
+                    most_place[0] = max(most_place[0], found)
+                    maxima[number, 0] = most_size[0]
+                    maxima[number, 1] = np.float64(most_ratio[0])
                     apart = np.int64(_max_ulp(part_a, part_b, count, sign))
                     ulps[number] = max(ulps[number], apart)
                 else:
@@ -212,7 +236,8 @@ def gather(
                     for i in range(count):
                         error_column[i] += e[i]
                     for i in range(count):
-                        signal_column[i] += r[i] * r[i]
+                        x = np.float64(r[i])
+                        signal_column[i] += x * x
                 if blocked and different:
                     _worst_blocks(e, count, columns, row, column, blocks[number], s)
             if by_row.shape[1]:

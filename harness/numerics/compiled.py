@@ -269,7 +269,6 @@ def _points(points: Array | None) -> Array:
 
 
 def quantize_rows(
-    kernels: ModuleType,
     view: Array,
     grid: Grid,
     element: Format,
@@ -278,46 +277,57 @@ def quantize_rows(
     mode: str,
     constants: tuple[float, float, float],
     addend: int,
-) -> tuple[Array, Array]:
-    """Scales and codes in one pass, where groups lie within rows.
+    point: int | None,
+) -> tuple[Array, Array | None, Array]:
+    """Scales, zero points and codes in one pass, where groups lie within rows.
 
     Args:
-        kernels: the compiled loops.
         view: the values.
         grid: with `tall` 1.
         element: the element format.
         overflow: checked rule.
-        mode: "power", "divide" or "nvfp4".
+        mode: "power", "divide", "nvfp4" or "range".
         constants: largest value, tensor's scale and smallest scale.
         addend: "power": added to amax's bits before the exponent is taken.
+        point: "divide": the zero point of every group, or None.
     """
+    from harness.numerics import kernels_quantize as kernels
+
     r, flat, made = as_rows(grid), bits(view), plan(element, overflow)
     p = made.p.copy()
-    p[10], p[11] = addend, max(element.emax, 0)
+    if mode == "power":
+        p[10], p[11] = addend, max(element.emax, 0)
+    p[9] = p[9] if point is None else point
     per_row = -(-r.inner // r.wide)
     scales = np.empty(r.rows * per_row, np.float32)
+    pointed = mode == "range" or point is not None
+    points = np.empty(scales.size if pointed else 0, np.int32)
     codes = np.empty(view.size, np.uint16 if element.bits == 16 else np.uint8)
-    number = ("power", "divide", "nvfp4").index(mode)
-    table = element_format("fp8_e4m3").decoded
-    held = np.array(constants, np.float32)
+    number = ("power", "divide", "nvfp4", "range").index(mode)
+    arrays = (
+        np.array(constants, np.float32),
+        element_format("fp8_e4m3").decoded,
+        made.limits,
+    )
 
     def work(part: slice) -> None:
         span = slice(part.start * r.inner, part.stop * r.inner)
+        groups = slice(part.start * per_row, part.stop * per_row)
         kernels.quantize_rows(
             _locked(flat[span]),
             codes[span],
             part.stop - part.start,
             r.inner,
             r.wide,
-            scales[part.start * per_row : part.stop * per_row],
+            scales[groups],
+            points[groups],
             number,
-            held,
-            table,
             element.nan_code is not None,
             made.kind,
             p,
-            made.limits,
+            arrays,
         )
 
     share(r.rows, view.size, work)
-    return scales.reshape(grid.groups), codes.reshape(view.shape)
+    zero = points.reshape(grid.groups) if pointed else None
+    return scales.reshape(grid.groups), zero, codes.reshape(view.shape)

@@ -89,14 +89,16 @@ def _nvfp4(job: Job, amax: Array) -> tuple[Array, float]:
 
 def _fused(job: Job) -> Computed | None:
     """Everything in one pass of the compiled loops, where they know how."""
-    kernels = compiled.loops(job.view)
+    loops = compiled.loops(job.view)
     plain = job.grid.tall == 1 and job.grid.wide <= _CACHED
-    points = job.fmt.kind == "int" and not (job.symmetric and job.fmt.signed)
     known = compiled.can_encode(job.element, job.rounding)
-    if kernels is None or not plain or points or not known:
+    if loops is None or not plain or not known:
         return None
-    tensor, addend = 1.0, 0
-    if job.fmt.scale == "fp8_e8m0":
+    tensor, addend, largest = 1.0, 0, job.element.max
+    point: int | None = None
+    if job.fmt.kind == "int" and not job.symmetric:
+        mode = "range"
+    elif job.fmt.scale == "fp8_e8m0":
         mode, addend = "power", mx_addend(job.element, job.rule)
     elif job.fmt.kind == "block":
         if job.rule == "4over6":
@@ -105,22 +107,25 @@ def _fused(job: Job) -> Computed | None:
         tensor = job.global_scale or _tensor_scale(job)
     elif job.rule == "amax":
         mode = "divide"
+        if job.fmt.kind == "int" and not job.fmt.signed:
+            point = 1 << (job.fmt.bits - 1)
+            largest = point - 1.0
     else:
         return None
     smallest = element_format("fp8_e4m3").min
     if job.rule == "normal":
         smallest = _NORMAL_SCALE
-    scales, codes = compiled.quantize_rows(
-        kernels,
+    scales, points, codes = compiled.quantize_rows(
         job.view,
         job.grid,
         job.element,
         overflow=job.overflow,
         mode=mode,
-        constants=(job.element.max, tensor, smallest),
+        constants=(largest, tensor, smallest),
         addend=addend,
+        point=point,
     )
-    return scales, tensor, None, codes
+    return scales, tensor, points, codes
 
 
 def _tensor_scale(job: Job) -> float:

@@ -1,8 +1,7 @@
 # ruff: noqa: ANN001, ANN201, ANN202, PLR0917, FURB136, ARG001
 # mypy: ignore-errors
 # Numba compiles this file: it wants plain arguments and selects, and its decorators and
-# intrinsics are typed as what they are before compilation. One file, because Numba's
-# cache on disk is renewed by this file's date alone.
+# intrinsics are typed as what they are before compilation.
 """The loops, compiled by Numba: encode, amax and decode in one pass over memory.
 
 Imported only by `compiled`, which decides whether to. Everything works on bits: float32
@@ -25,8 +24,6 @@ U32 = np.uint32
 U64 = np.uint64
 #: How an element is encoded: see `Plan` in `compiled`.
 FLOAT, WHOLE, TABLE = 0, 1, 2
-#: How a group's scale follows from its amax: power of two, division, NVFP4.
-POWER, DIVIDE, NVFP4 = 0, 1, 2
 _R = recipe(element_format("fp8_e4m3"), "saturate")
 #: Block scales of NVFP4.
 E4M3 = tuple(U32(value) for value in vars(_R).values())
@@ -52,6 +49,26 @@ def value_of(typing_context, x):
     return types.float32(types.uint32), generate
 
 
+@intrinsic
+def right(typing_context, x, places):
+    """`x >> places` in 32 bits; what Numba makes of it widens both to 64."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.lshr(*arguments)
+
+    return types.uint32(types.uint32, types.uint32), generate
+
+
+@intrinsic
+def left(typing_context, x, places):
+    """`x << places` in 32 bits."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.shl(*arguments)
+
+    return types.uint32(types.uint32, types.uint32), generate
+
+
 def load(x, i):
     """The element as float32; replaced by what follows when compiled."""
 
@@ -62,11 +79,11 @@ def _load_of(x, i):
         return lambda x, i: value_of(x[i])
     if x.dtype == types.uint16:
         return lambda x, i: value_of(U32(U32(x[i]) << U32(16)))
-    return lambda x, i: _half(x[i])
+    return lambda x, i: half(x[i])
 
 
 @njit(inline="always")
-def _half(stored):
+def half(stored):
     """float16 to float32: a product with 2**112 moves the exponent's bias."""
     bits = U32(stored)
     magnitude = U32(bits & U32(0x7FFF))
@@ -82,12 +99,12 @@ def float_code(x, constants):
     shift, half, rebias, normal, magic, largest, beyond, nan, sign, fnuz = constants
     bits = bits_of(x)
     magnitude = U32(bits & U32(0x7FFFFFFF))
-    last = U32(U32(magnitude >> shift) & U32(1))
-    code = U32(U32(U32(U32(magnitude + last) + half) >> shift) - rebias)
+    last = U32(right(magnitude, shift) & U32(1))
+    code = U32(right(U32(U32(magnitude + last) + half), shift) - rebias)
     small = U32(bits_of(value_of(magnitude) + value_of(magic)) - magic)
     code = small if magnitude < normal else code
     code = beyond if code > largest else code
-    minus = U32(U32(bits >> U32(31)) << sign)
+    minus = left(right(bits, U32(31)), sign)
     # FNUZ: neither zero nor NaN has a sign (elsewhere this constant is no code).
     minus = U32(0) if fnuz != U32(0) and (code == U32(0) or code == nan) else minus
     code = U32(code | minus)
@@ -111,6 +128,24 @@ def float_constants(p):
 
 
 @njit(inline="always")
+def fifteen(t):
+    """Scalars, as `float_constants`."""
+    low = (t[0], t[1], t[2], t[3], t[4], t[5], t[6])
+    high = (t[8], t[9], t[10], t[11], t[12], t[13], t[14])
+    return low, t[7], high
+
+
+@njit(inline="always")
+def table_code(x, steps):
+    """How many of the fifteen thresholds the value reaches, written out."""
+    (a, b, c, d, e, f, g), h, (i, j, k, l, m, n, o) = steps  # noqa: E741
+    code = U32(x >= a) + U32(x >= b) + U32(x >= c) + U32(x >= d) + U32(x >= e)
+    code += U32(x >= f) + U32(x >= g) + U32(x >= h) + U32(x >= i) + U32(x >= j)
+    code += U32(x >= k) + U32(x >= l) + U32(x >= m) + U32(x >= n) + U32(x >= o)
+    return U32(code)
+
+
+@njit(inline="always")
 def encode_run(x, codes, base, count, scale, kind, p, limits, point):
     """Codes of `count` values from `base` on, all with the same scale."""
     if kind == FLOAT:
@@ -126,12 +161,11 @@ def encode_run(x, codes, base, count, scale, kind, p, limits, point):
             ratio = load(x, base + U64(i)) / scale
             codes[base + U64(i)] = whole_code(ratio, low, high, offset, mask)
     else:
+        steps, nan = fifteen(limits), p[0]
         for i in range(count):
             ratio = load(x, base + U64(i)) / scale
-            code = U32(0)
-            for j in range(15):
-                code = U32(code + U32(ratio >= limits[j]))
-            codes[base + U64(i)] = code if ratio == ratio else p[0]  # noqa: PLR0124
+            code = table_code(ratio, steps)
+            codes[base + U64(i)] = code if ratio == ratio else nan  # noqa: PLR0124
 
 
 @njit(inline="always")
@@ -273,88 +307,3 @@ def decode_columns(codes, out, rows, inner, first, length, tall, scales, points,
             for i in range(inner):
                 value = table[codes[base + U64(i)]]
                 out[base + U64(i)] = value * scales[group + U64(i)]
-
-
-@njit(inline="always")
-def finite_amax(x, base, count):
-    """Bits of the largest finite magnitude, and whether there is a NaN."""
-    largest, nan = U32(0), False
-    for i in range(count):
-        found = U32(bits_of(load(x, base + U64(i))) & U32(0x7FFFFFFF))
-        if found > U32(0x7F800000):
-            nan = True
-        elif found < U32(0x7F800000) and found > largest:
-            largest = found
-    return largest, nan
-
-
-@njit(inline="always")
-def _scale_of(amax, mode, p, constants, table):
-    """A group's scale, and what its values are divided by."""
-    if mode == POWER:
-        code = np.int64(U32(amax + p[10]) >> U32(23)) - np.int64(p[11])
-        code = max(min(code, np.int64(254)), np.int64(0))
-        bits = U32(U32(code) << U32(23)) if code > 0 else U32(1 << 22)
-        return value_of(bits), value_of(bits)
-    value = value_of(amax) / constants[0]
-    if mode == DIVIDE:
-        scale = value if value > np.float32(0) else np.float32(1)
-        return scale, scale
-    value = value / constants[1]
-    code = float_code(value, E4M3)
-    scale = table[code]
-    scale = scale if scale > constants[2] else constants[2]
-    return scale, scale * constants[1]
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def quantize_rows(
-    x,
-    codes,
-    rows,
-    inner,
-    wide,
-    scales,
-    mode,
-    constants,
-    table,
-    has_nan,
-    kind,
-    p,
-    limits,
-):
-    """Scales and codes of groups along rows, each group read from memory once.
-
-    Args:
-        x: bits, flat: `rows` x `inner`.
-        codes: written, flat.
-        rows: number of rows.
-        inner: length of a row.
-        wide: elements of a row that share a scale.
-        scales: float32, written.
-        mode: POWER, DIVIDE or NVFP4.
-        constants: float32: the element's largest value, the tensor's scale, the
-            smallest scale.
-        table: float32 values of E4M3 codes.
-        has_nan: whether the element has a NaN; if not, a group's scale becomes it.
-        kind: FLOAT, WHOLE or TABLE.
-        p: uint32 constants of the element, then the addend and the emax of POWER.
-        limits: float32: bounds of WHOLE, thresholds of TABLE.
-    """
-    group = U64(0)
-    for r in range(rows):
-        for start in range(0, inner, wide):
-            count = min(wide, inner - start)
-            base = U64(U64(r) * U64(inner) + U64(start))
-            amax, nan = U32(0), False
-            for i in range(count):
-                found = U32(bits_of(load(x, base + U64(i))) & U32(0x7FFFFFFF))
-                amax = found if found > amax else amax
-            if amax >= U32(0x7F800000):
-                amax, nan = finite_amax(x, base, count)
-            scale, divisor = _scale_of(amax, mode, p, constants, table)
-            if nan and not has_nan:
-                scale = divisor = np.float32(np.nan)
-            scales[group] = scale
-            group += U64(1)
-            encode_run(x, codes, base, count, divisor, kind, p, limits, np.int32(0))

@@ -131,3 +131,23 @@ def test_an_error_in_a_thread_is_raised():
             compiled.share(4, 1 << 30, lambda part: 1 // part.start)
     finally:
         compiled.set_threads(0)
+
+
+@pytest.mark.quant_slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_whole_blocks_of_the_usual_widths(width, dtype, monkeypatch):
+    """Blocks that fill their rows, many tiles of them, with and without NaN and Inf."""
+    generator = np.random.default_rng(width)
+    x = generator.standard_normal((40, 1024)).astype(np.float32)
+    x *= np.float32(2.0) ** generator.integers(-30, 30, (40, 1))
+    special = x.copy()
+    special.flat[:: 16 * 77] = np.nan
+    special.flat[5 :: 16 * 91] = -np.inf
+    with np.errstate(all="ignore"):
+        sources = [x.astype(dtype), special.astype(dtype)]
+    for values in sources:
+        for name in ("mxfp8_e4m3", "mxfp4", "nvfp4", "fp8_e5m2", "int4", "nf4"):
+            assert_same(monkeypatch, values, name, block=width)
+        for symmetric in (True, False):
+            assert_same(monkeypatch, values, "uint4", block=width, symmetric=symmetric)

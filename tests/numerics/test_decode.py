@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gfloat
+import numerics_disagreements as disagreements
 import numerics_oracles as oracles
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, numpy_helper
 
 from harness.errors import NumericsError
-from harness.numerics import FORMATS, decode
+from harness.numerics import FORMATS, decode, pack
 from harness.numerics.reference import decode_scalar
 
 
@@ -49,6 +51,19 @@ def test_every_code_as_torch(name, dtype):
 
     assert isinstance(ours, torch.Tensor)
     assert oracles.same_values(ours.numpy(), codes.view(dtype).float().numpy())
+
+
+@pytest.mark.parametrize("name", [*disagreements.ONNX, "fp8_e8m0"])
+def test_every_code_as_onnx(name):
+    """All codes, packed as TensorProto stores them, are the values ONNX reads."""
+    codes = oracles.all_codes(name)
+    kind = disagreements.ONNX.get(name, TensorProto.FLOAT8E8M0)
+    raw = pack(codes, name)
+    proto = TensorProto(data_type=kind, dims=codes.shape, raw_data=raw.tobytes())
+
+    theirs = numpy_helper.to_array(proto).astype(np.float32)
+
+    assert oracles.same_values(decode(codes, name), theirs)
 
 
 @pytest.mark.parametrize("name", oracles.ELEMENTS)

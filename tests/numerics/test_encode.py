@@ -96,6 +96,22 @@ def test_scales_as_gfloat():
     assert oracles.same_values(decode(encode(x, "fp8_e8m0"), "fp8_e8m0"), theirs)
 
 
+@pytest.mark.parametrize("name", [n for n in oracles.GFLOAT if n != "fp8_e8m0"])
+def test_every_16_bit_value_as_gfloat(name):
+    """Every finite float16 and bfloat16 is the value that gfloat rounds it to."""
+    for kind in (np.float16, ml_dtypes.bfloat16):
+        x = EVERY_16.view(kind)
+        with np.errstate(invalid="ignore"):
+            wide = x.astype(np.float64)
+        number = np.isfinite(wide)
+        x, wide = x[number], wide[number]
+
+        theirs = gfloat.round_ndarray(oracles.GFLOAT[name], wide, sat=True)
+
+        assert x.size > 60_000
+        assert oracles.same_values(decode(encode(x, name), name), theirs)
+
+
 @pytest.mark.quant_slow
 @pytest.mark.parametrize("name", WITH_SIGN)
 def test_ten_million_bit_patterns(name):
