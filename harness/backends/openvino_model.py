@@ -1,0 +1,89 @@
+"""Compiled models of OpenVINO: how they are made, and what they really compute in."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from harness.errors import BackendError, UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    import openvino
+
+#: Layers that multiply: what the low-precision kernels are for.
+_PRODUCTS: Final = ("FullyConnected", "Convolution", "MatMul")
+#: OpenVINO's name of an inference precision -> ours.
+PRECISIONS: Final[Mapping[str, str]] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+#: Types of weights that are low precision, as OpenVINO writes them.
+_LOW: Final = ("i8", "u8", "i4", "u4", "nf4", "f8e4m3", "f8e5m2", "f4e2m1")
+
+
+def compile_model(data: bytes, settings: Mapping[str, Any]) -> openvino.CompiledModel:
+    """An ONNX model compiled for the CPU.
+
+    Raises:
+        UsageError: QUANTHARNESS_THREADS is not a whole number.
+        UnsupportedError: OpenVINO has no translation of an operator or a type.
+        BackendError: it does not compile for another reason.
+    """
+    import openvino
+
+    threads = os.environ.get("QUANTHARNESS_THREADS", "")
+    if threads and not threads.isdecimal():
+        raise UsageError(
+            f"QUANTHARNESS_THREADS={threads!r}, but should be a whole number; 0: all"
+        )
+    config = dict(settings) | {"INFERENCE_NUM_THREADS": int(threads or 0)}
+    core = openvino.Core()
+    try:
+        model = core.read_model(data)
+    except Exception as error:  # noqa: BLE001 - its classes have no common base
+        raise UnsupportedError(
+            f"openvino does not read the model: {line(error)}"
+        ) from None
+    try:
+        return core.compile_model(model, "CPU", config)
+    except Exception as error:  # noqa: BLE001
+        raise BackendError(
+            f"openvino does not compile the model: {line(error)}"
+        ) from None
+
+
+def line(error: Exception) -> str:
+    """What OpenVINO says, in one line: its last sentences name the cause."""
+    return " ".join(str(error).split())[-400:]
+
+
+def precision_of(compiled: openvino.CompiledModel) -> str:
+    """The inference precision in force: "fp32", "bf16" or "fp16"."""
+    found = compiled.get_property("INFERENCE_PRECISION_HINT")
+    return PRECISIONS[found.to_string()]
+
+
+def products(compiled: openvino.CompiledModel) -> Counter[str]:
+    """Kernels of the layers that multiply -> how many, e.g. "brgconv_avx512_bf16".
+
+    OpenVINO names no kernel for a FullyConnected before it has run: then the precision
+    of its weights and of its products stand for it.
+    """
+    counts: Counter[str] = Counter()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
+        if info["layerType"] in _PRODUCTS:
+            kernel = info["primitiveType"]
+            if kernel.startswith("undef"):
+                kernel = f"{info['layerType']} {info['runtimePrecision']}"
+            counts[kernel] += 1
+    return counts
+
+
+def constants(compiled: openvino.CompiledModel) -> Counter[str]:
+    """Element types of the constants that it holds -> how many, low precision only."""
+    return Counter(
+        name
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if str(node.get_rt_info()["layerType"].value) == "Const"
+        and (name := node.get_output_element_type(0).get_type_name()) in _LOW
+    )
