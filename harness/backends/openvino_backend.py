@@ -7,6 +7,7 @@ in groups of 32. `openvino@f32` is pinned to float32 with neither.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import time
 from collections.abc import Collection, Mapping
@@ -23,6 +24,7 @@ from harness.backends.openvino_model import (
     line,
     precision_of,
     products,
+    quantized_inputs,
 )
 from harness.backends.protocol import (
     Arithmetic,
@@ -230,9 +232,16 @@ class OpenVinoSession:
         }
 
     def artifact(self) -> Artifact:
-        """Weights as OpenVINO itself decodes them from the built model's bytes."""
+        """Weights as OpenVINO itself decodes them from the built model's bytes.
+
+        Inputs that the graph quantizes, and those that OpenVINO quantizes unasked.
+        """
         assert self._scheme is not None  # sanity check
-        return read_artifact(self._bytes, self._built, self._scheme, _evaluate)
+        shown = read_artifact(self._bytes, self._built, self._scheme, _evaluate)
+        unasked = quantized_inputs(self._plain) & set(self._built.observed)
+        return dataclasses.replace(
+            shown, activations=sorted({*shown.activations, *unasked})
+        )
 
 
 def _is_low(kernel: str) -> bool:

@@ -17,7 +17,8 @@ _PRODUCTS: Final = ("FullyConnected", "Convolution", "MatMul")
 #: OpenVINO's name of an inference precision -> ours.
 PRECISIONS: Final[Mapping[str, str]] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 #: Types of weights that are low precision, as OpenVINO writes them.
-_LOW: Final = ("i8", "u8", "i4", "u4", "nf4", "f8e4m3", "f8e5m2", "f4e2m1")
+_INTEGERS: Final = ("i8", "u8", "i4", "u4")
+_LOW: Final = (*_INTEGERS, "nf4", "f8e4m3", "f8e5m2", "f4e2m1")
 
 
 def compile_model(data: bytes, settings: Mapping[str, Any]) -> openvino.CompiledModel:
@@ -77,6 +78,23 @@ def products(compiled: openvino.CompiledModel) -> Counter[str]:
                 kernel = f"{info['layerType']} {info['runtimePrecision']}"
             counts[kernel] += 1
     return counts
+
+
+def quantized_inputs(compiled: openvino.CompiledModel) -> set[str]:
+    """ONNX nodes whose input OpenVINO quantizes by itself, whatever the graph says.
+
+    With a dynamic quantization group, the input of a FullyConnected whose weights are
+    integers is quantized to INT8, each group with a scale of its own.
+    """
+    if not compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE"):
+        return set()
+    found: set[str] = set()
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
+        integers = info["runtimePrecision"] in _INTEGERS
+        if info["layerType"] == "FullyConnected" and integers:
+            found.update(info["originalLayersNames"].split(","))
+    return found
 
 
 def constants(compiled: openvino.CompiledModel) -> Counter[str]:

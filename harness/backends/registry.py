@@ -24,6 +24,7 @@ _GROUPS: Final = ("backends", "schemes", "metrics", "behaviours", "defects")
 #: What ships, so that a source tree works without being installed.
 _OWN: Final = {
     "torch": "harness.backends.torch_backend:TorchBackend",
+    "torch-compile": "harness.backends.torch_compile_backend:TorchCompileBackend",
     "openvino": "harness.backends.openvino_backend:OpenVinoBackend",
     "onnxruntime": "harness.backends.onnxruntime_backend:OnnxRuntimeBackend",
 }
