@@ -25,6 +25,7 @@ _GROUPS: Final = ("backends", "schemes", "metrics", "behaviours", "defects")
 _OWN: Final = {
     "torch": "harness.backends.torch_backend:TorchBackend",
     "torch-compile": "harness.backends.torch_compile_backend:TorchCompileBackend",
+    "onnx-reference": "harness.backends.onnx_reference_backend:OnnxReferenceBackend",
     "openvino": "harness.backends.openvino_backend:OpenVinoBackend",
     "onnxruntime": "harness.backends.onnxruntime_backend:OnnxRuntimeBackend",
 }

@@ -13,7 +13,7 @@ from harness.errors import PluginError, UsageError
 from harness.schemes.catalogue import SCHEMES
 
 #: In the order that messages list them.
-SHIPPED = ("onnxruntime", "openvino", "torch")
+SHIPPED = ("onnx-reference", "onnxruntime", "openvino", "torch", "torch-compile")
 
 
 class Echo:
