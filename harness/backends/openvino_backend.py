@@ -39,6 +39,7 @@ from harness.models.types import Model
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
+    import onnx
     import openvino
 
     from harness.schemes.onnx_qdq import QuantizedModel
@@ -238,10 +239,22 @@ class OpenVinoSession:
         """
         assert self._scheme is not None  # sanity check
         shown = read_artifact(self._bytes, self._built, self._scheme, _evaluate)
-        unasked = quantized_inputs(self._plain) & set(self._built.observed)
+        layers = quantized_inputs(self._plain)
+        graph = self._built.proto.graph
+        unasked = [n for n in self._built.observed if layers & self._names(n, graph)]
         return dataclasses.replace(
             shown, activations=sorted({*shown.activations, *unasked})
         )
+
+    def _names(self, operator: str, graph: onnx.GraphProto) -> set[str]:
+        """What OpenVINO may call the layer that computes an operator.
+
+        By its own node, or by its bias' that it is merged with; a node that gives an
+        output of the model is called by the output.
+        """
+        output = self._built.observed[operator][1]
+        biases = {node.name for node in graph.node if output in node.output}
+        return {operator, output, *biases}
 
 
 def _is_low(kernel: str) -> bool:

@@ -56,7 +56,7 @@ class TorchSession:
         operators: Collection[str],
         scheme: Scheme | None = None,
     ) -> None:
-        self._module = module
+        self._module: Any = module
         self._device = device
         self._dtype = dtype
         self._scheme = scheme
@@ -84,9 +84,15 @@ class TorchSession:
     def run(
         self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()
     ) -> Outputs:
-        """Run once, without gradients."""
+        """Run once, without gradients.
+
+        Raises:
+            BackendError: the session is closed.
+        """
         import torch
 
+        if self._module is None:
+            raise BackendError("torch: the session is closed, but should be open")
         self._wanted = frozenset(capture)
         feeds = {name: self._tensor(array) for name, array in inputs.items()}
         with torch.inference_mode():
@@ -108,9 +114,9 @@ class TorchSession:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
     def close(self) -> None:
-        """Drop the module."""
+        """Drop the module; closing twice does nothing."""
         self._captured = {}
-        del self._module
+        self._module = None
 
     def _layers(self) -> dict[str, QuantizedLayer]:
         from harness.backends.torch_layers import QuantizedLayer

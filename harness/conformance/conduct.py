@@ -78,7 +78,10 @@ def invariance(
     else:
         detail = f"{worst} differs by {found[worst]:.3g}, limit {limit:.3g}"
     return CheckReport(
-        name="invariance", passed=found[worst] <= limit, detail=detail, cases=len(x) + 2
+        name="invariance",
+        passed=bool(found[worst] <= limit),
+        detail=detail,
+        cases=len(x) + 2,
     )
 
 

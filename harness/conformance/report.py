@@ -22,6 +22,10 @@ class CheckReport:
     #: Values, draws or calls that were checked.
     cases: int = 0
 
+    def __post_init__(self) -> None:
+        # NumPy's False is not Python's: it would be taken for a pass.
+        assert self.passed is None or type(self.passed) is bool  # sanity check
+
 
 @dataclass(frozen=True, kw_only=True)
 class SchemeReport:

@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.backends.protocol import Arithmetic, Availability, Support
 from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
+from harness.conformance.report import SchemeReport
 from harness.judge.evidence import Failure, LatencyEvidence, Paired
 from harness.models.types import TensorSpec
 from harness.schemes.types import Scheme
@@ -89,7 +90,15 @@ class ReferenceJob:
     precision: str
 
 
-Job = DescribeJob | TargetJob | OracleJob | ReferenceJob
+@dataclass(frozen=True, kw_only=True)
+class ConformanceJob:
+    """Examine one scheme on one backend."""
+
+    backend: str
+    scheme: Scheme
+
+
+Job = DescribeJob | TargetJob | OracleJob | ReferenceJob | ConformanceJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,4 +159,4 @@ class ReferenceRun:
     labels: dict[str, Array] = field(default_factory=dict)
 
 
-Result = Description | TargetRun | OracleRun | ReferenceRun
+Result = Description | TargetRun | OracleRun | ReferenceRun | SchemeReport

@@ -12,8 +12,10 @@ import traceback
 from multiprocessing.connection import Connection
 
 from harness.backends.registry import Registry, load_registry
+from harness.conformance import examine
 from harness.errors import HarnessError
 from harness.execution.jobs import (
+    ConformanceJob,
     DescribeJob,
     Job,
     OracleJob,
@@ -72,6 +74,8 @@ def _work(
         return run_oracle(job, registry, loaded)
     if isinstance(job, ReferenceJob):
         return run_reference(job, registry, loaded, progress)
+    if isinstance(job, ConformanceJob):
+        return examine(registry.backend(job.backend), job.scheme)
     assert isinstance(job, TargetJob)  # sanity check
     return run_target(job, registry, loaded, progress)
 
