@@ -16,30 +16,51 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.backends.protocol import Arithmetic, Availability
 from harness.backends.torch_backend import TorchBackend, TorchSession
+from harness.errors import BackendError
 
 if TYPE_CHECKING:
     import torch
 
 
 class CompiledSession(TorchSession):
-    """A module whose whole call is one compiled function, once a set of shapes.
+    """A module whose call is compiled as users do it, once a set of shapes.
 
-    A part that inductor cannot compile raises: nothing falls back to eager silently.
+    What inductor cannot trace runs eagerly between two compiled graphs. A session in
+    which nothing was compiled at all raises, and so does one with more shapes than
+    torch compiles for: neither passes for compiled.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         import torch
 
-        self._compiled = torch.compile(super()._call, fullgraph=True)
+        self._compiled = torch.compile(super()._call)
+        self._proved = False
 
     def _call(self, feeds: Mapping[str, torch.Tensor]) -> Any:
-        return self._compiled(feeds)
+        from torch._dynamo import config
+        from torch._dynamo.utils import counters
+
+        before = _graphs(counters)
+        with config.patch(fail_on_recompile_limit_hit=True):
+            found = self._compiled(feeds)
+        self._proved |= _graphs(counters) > before
+        if not self._proved:
+            raise BackendError(
+                "torch-compile: graphs compiled=0, but should be at least 1 [all "
+                "ran eagerly]"
+            )
+        return found
 
     def arithmetic(self) -> Arithmetic:
         """The module's, in code that inductor generated."""
         found = super().arithmetic()
         return replace(found, detail=f"compiled by inductor: {found.detail}")
+
+
+def _graphs(counters: Mapping[str, Mapping[str, int]]) -> int:
+    """Graphs that this process has compiled so far."""
+    return counters["stats"]["unique_graphs"]
 
 
 class TorchCompileBackend(TorchBackend):
