@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +25,6 @@ from harness.backends.openvino_model import (
     line,
     precision_of,
     products,
-    quantized_inputs,
 )
 from harness.backends.protocol import (
     Arithmetic,
@@ -203,12 +203,11 @@ class OpenVinoSession:
         are multiplied, and so is the result; sums are float32.
         """
         precision = precision_of(self._plain)
-        kernels = products(self._plain)
-        low = sum(n for kernel, n in kernels.items() if _is_low(kernel))
-        every = sum(kernels.values())
+        layers = products(self._plain)
         execution = "emulated"
-        if low:
-            execution = "native" if low == every else "mixed"
+        if any(layer.low for layer in layers):
+            execution = "native" if all(layer.low for layer in layers) else "mixed"
+        kernels = Counter(layer.kernel for layer in layers)
         shown = ", ".join(f"{n} by {kernel}" for kernel, n in sorted(kernels.items()))
         group = self._plain.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")
         return Arithmetic(
@@ -227,7 +226,7 @@ class OpenVinoSession:
             "stored": "fp32",
             "computed": precision,
             "probe": "INFERENCE_PRECISION_HINT of the compiled model",
-            "kernels": dict(products(self._plain)),
+            "kernels": dict(Counter(layer.kernel for layer in products(self._plain))),
             "constants": dict(constants(self._plain)),
             "statement": f"FP32 storage, {precision.upper()} arithmetic",
         }
@@ -239,7 +238,8 @@ class OpenVinoSession:
         """
         assert self._scheme is not None  # sanity check
         shown = read_artifact(self._bytes, self._built, self._scheme, _evaluate)
-        layers = quantized_inputs(self._plain)
+        unasked_for = [layer for layer in products(self._plain) if layer.unasked]
+        layers = frozenset().union(*(layer.names for layer in unasked_for))
         graph = self._built.proto.graph
         unasked = [n for n in self._built.observed if layers & self._names(n, graph)]
         return dataclasses.replace(
@@ -255,11 +255,6 @@ class OpenVinoSession:
         output = self._built.observed[operator][1]
         biases = {node.name for node in graph.node if output in node.output}
         return {operator, output, *biases}
-
-
-def _is_low(kernel: str) -> bool:
-    """Whether a kernel multiplies codes: "brgconv_avx512_I8", "FullyConnected i8"."""
-    return kernel.lower().endswith(("i8", "u8", "i4", "u4"))
 
 
 def _evaluate(data: bytes) -> dict[str, Array]:

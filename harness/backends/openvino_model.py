@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.errors import BackendError, UnsupportedError, UsageError
@@ -63,37 +64,41 @@ def precision_of(compiled: openvino.CompiledModel) -> str:
     return PRECISIONS[found.to_string()]
 
 
-def products(compiled: openvino.CompiledModel) -> Counter[str]:
-    """Kernels of the layers that multiply -> how many, e.g. "brgconv_avx512_bf16".
+@dataclass(frozen=True)
+class Product:
+    """One layer that multiplies."""
 
-    OpenVINO names no kernel for a FullyConnected before it has run: then the precision
-    of its weights and of its products stand for it.
-    """
-    counts: Counter[str] = Counter()
-    for node in compiled.get_runtime_model().get_ordered_ops():
-        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
-        if info["layerType"] in _PRODUCTS:
-            kernel = info["primitiveType"]
-            if kernel.startswith("undef"):
-                kernel = f"{info['layerType']} {info['runtimePrecision']}"
-            counts[kernel] += 1
-    return counts
+    #: Names of the nodes that it was merged from.
+    names: frozenset[str]
+    #: "brgconv_avx512_bf16"; of a FullyConnected that has not run yet its precision.
+    kernel: str
+    #: Whether it multiplies codes.
+    low: bool
+    #: Whether OpenVINO quantizes its input by itself, whatever the graph says.
+    unasked: bool
 
 
-def quantized_inputs(compiled: openvino.CompiledModel) -> set[str]:
-    """ONNX nodes whose input OpenVINO quantizes by itself, whatever the graph says.
+def products(compiled: openvino.CompiledModel) -> list[Product]:
+    """The layers that multiply.
 
     With a dynamic quantization group, the input of a FullyConnected whose weights are
     integers is quantized to INT8, each group with a scale of its own.
     """
-    if not compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE"):
-        return set()
-    found: set[str] = set()
+    group = compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")
+    found = []
     for node in compiled.get_runtime_model().get_ordered_ops():
         info = {key: str(value.value) for key, value in node.get_rt_info().items()}
+        if info["layerType"] not in _PRODUCTS:
+            continue
+        kernel = info["primitiveType"].replace("undef_", f"{info['layerType']} ")
+        low = kernel.lower().endswith(_INTEGERS)
         integers = info["runtimePrecision"] in _INTEGERS
-        if info["layerType"] == "FullyConnected" and integers:
-            found.update(info["originalLayersNames"].split(","))
+        full = info["layerType"] == "FullyConnected"
+        unasked = bool(group) and full and integers and not low
+        if unasked:
+            kernel = f"FullyConnected i8, its input quantized in groups of {group}"
+        names = frozenset(info["originalLayersNames"].split(","))
+        found.append(Product(names, kernel, low or unasked, unasked))
     return found
 
 

@@ -52,6 +52,13 @@ class CompiledSession(TorchSession):
             )
         return found
 
+    def close(self) -> None:
+        """Drop the module and what was compiled: torch counts it for all sessions."""
+        import torch
+
+        super().close()
+        torch.compiler.reset()
+
     def arithmetic(self) -> Arithmetic:
         """The module's, in code that inductor generated."""
         found = super().arithmetic()
