@@ -21,6 +21,7 @@ from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
+    Finding,
     Outputs,
     Support,
 )
@@ -58,6 +59,20 @@ class OnnxReferenceBackend:
     def supports(self, model: Model, scheme: Scheme) -> Support:
         """Whether operators of the specification express the scheme."""
         return support(model, scheme)
+
+    def preflight(self, model: Model) -> list[Finding]:
+        """Operators that the specification defines no evaluation for."""
+        from onnx.reference.ops import load_op
+
+        from harness.backends.onnx_preflight import census
+
+        found = []
+        for kind, count in census(model.onnx()).items():
+            try:
+                load_op(kind.domain, kind.name, kind.version)
+            except Exception as error:  # noqa: BLE001 - its classes have no common base
+                found.append(Finding("missing", kind.title, count, _line(error)))
+        return found
 
     def load(self, model: Model, scheme: Scheme | None) -> OnnxReferenceSession:
         """Build the graph.

@@ -32,6 +32,7 @@ from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
+    Finding,
     Outputs,
     Support,
 )
@@ -95,6 +96,17 @@ class OnnxRuntimeBackend:
         Scales that a static scheme is calibrated with later count as given.
         """
         return support(model, scheme)
+
+    def preflight(self, model: Model) -> list[Finding]:
+        """What its registry of kernels says about the model's operators."""
+        from harness.backends.onnx_preflight import census, dynamic_inputs
+        from harness.backends.onnx_session import kernel_findings
+
+        proto = model.onnx()
+        return [
+            *kernel_findings(census(proto)),
+            *dynamic_inputs(proto, model.batch_axes),
+        ]
 
     def load(self, model: Model, scheme: Scheme | None) -> OnnxRuntimeSession:
         """Build and load.

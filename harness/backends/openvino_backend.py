@@ -30,6 +30,7 @@ from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
+    Finding,
     Outputs,
     Support,
     Variant,
@@ -100,6 +101,17 @@ class OpenVinoBackend:
     def supports(self, model: Model, scheme: Scheme) -> Support:
         """Whether ONNX operators that OpenVINO reads express the scheme."""
         return support(model, scheme)
+
+    def preflight(self, model: Model) -> list[Finding]:
+        """What OpenVINO's reader and its CPU plugin say about the model."""
+        from harness.backends.onnx_preflight import dynamic_inputs
+        from harness.backends.openvino_model import query
+
+        proto = model.onnx()
+        return [
+            *query(proto.SerializeToString(), self.config),
+            *dynamic_inputs(proto, model.batch_axes),
+        ]
 
     def load(self, model: Model, scheme: Scheme | None) -> OpenVinoSession:
         """Build and compile.

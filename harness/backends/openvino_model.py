@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from harness.backends.protocol import Finding
 from harness.errors import BackendError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +52,41 @@ def compile_model(data: bytes, settings: Mapping[str, Any]) -> openvino.Compiled
         raise BackendError(
             f"openvino does not compile the model: {line(error)}"
         ) from None
+
+
+def query(data: bytes, settings: Mapping[str, Any]) -> list[Finding]:
+    """Operators that OpenVINO does not read or the CPU plugin does not run.
+
+    And the type that products are computed in, where it is not the model's.
+    """
+    import openvino
+
+    core = openvino.Core()
+    try:
+        model = core.read_model(data)
+    except Exception as error:  # noqa: BLE001 - its classes have no common base
+        return [Finding("missing", "the model", 1, line(error))]
+    supported = core.query_model(model, "CPU", dict(settings))
+    missing = Counter(
+        node.get_type_name()
+        for node in model.get_ordered_ops()
+        if node.get_friendly_name() not in supported
+    )
+    found = [
+        Finding("missing", name, count, "the CPU plugin does not run it")
+        for name, count in missing.items()
+    ]
+    hint = settings.get("INFERENCE_PRECISION_HINT")
+    if hint is None:
+        hint = core.get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
+    if hint != "f32":
+        products = sum(
+            node.get_type_name() in ("MatMul", "Convolution", "GroupConvolution")
+            for node in model.get_ordered_ops()
+        )
+        detail = f"computed in {hint} by default; openvino@f32 is not"
+        found.append(Finding("cast", "MatMul and Conv", products, detail))
+    return found
 
 
 def line(error: Exception) -> str:

@@ -53,6 +53,22 @@ class Support:
     operators: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Finding:
+    """Something about a model that a backend lacks, moves or converts."""
+
+    #: missing: it has no kernel; cast: computed in another type than the model says;
+    #: elsewhere: another device or provider would run it; dynamic: a shape that is
+    #: only known when it runs.
+    kind: Literal["missing", "cast", "elsewhere", "dynamic"]
+    #: The operator, with its domain if it is not ONNX's own; or the input.
+    what: str
+    #: Nodes that it is about.
+    count: int = 1
+    #: What it would be instead, or why.
+    detail: str = ""
+
+
 class Outputs(Mapping[str, Array]):
     """Arrays of one call by output name, and what was captured, with timings.
 
@@ -141,7 +157,8 @@ class Backend(Protocol):
     """That which runs a model.
 
     A backend may have `variants`, a mapping of names to `Variant`: each is a backend
-    of its own, made by calling the class with `name` and the variant's options.
+    of its own, made by calling the class with `name` and the variant's options; and
+    `preflight(model) -> Sequence[Finding]`, asked before anything is compiled.
     """
 
     name: str

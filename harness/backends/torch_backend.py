@@ -15,6 +15,7 @@ from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
+    Finding,
     Outputs,
     Support,
     Variant,
@@ -263,6 +264,19 @@ class TorchBackend:
                 names = {operator.name: reason for operator in model.operators()}
                 return Support(supported=False, reason=reason, operators=names)
         return Support(supported=True)
+
+    def preflight(self, model: Model) -> list[Finding]:
+        """Operators of an ONNX graph that are not run by torch here."""
+        if model.source != "onnx":
+            return []
+        from harness.backends.onnx_preflight import census
+        from harness.models.graph_ops import OPS
+
+        return [
+            Finding("missing", kind.title, count, "not among harness.models.graph_ops")
+            for kind, count in census(model.onnx()).items()
+            if kind.domain or kind.name not in OPS
+        ]
 
     def load(self, model: Model, scheme: Scheme | None) -> TorchSession:
         """Build the module, quantize its layers, move it to the device.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.backends.protocol import Arithmetic, Availability, Support
+from harness.backends.protocol import Arithmetic, Availability, Finding, Support
 from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
 from harness.conformance.report import SchemeReport
 from harness.judge.evidence import Failure, LatencyEvidence, Paired
@@ -98,7 +98,29 @@ class ConformanceJob:
     scheme: Scheme
 
 
-Job = DescribeJob | TargetJob | OracleJob | ReferenceJob | ConformanceJob
+@dataclass(frozen=True, kw_only=True)
+class PreflightJob:
+    """What a backend lacks for a model, before anything is compiled."""
+
+    model: str
+    folder: str
+    backend: str
+    schemes: tuple[Scheme, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightRun:
+    """What was found."""
+
+    availability: Availability
+    operators: int
+    #: None: the backend cannot be asked.
+    findings: tuple[Finding, ...] | None
+    #: Scheme -> whether the backend says that it runs.
+    schemes: Mapping[str, Support]
+
+
+Job = DescribeJob | TargetJob | OracleJob | ReferenceJob | ConformanceJob | PreflightJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,4 +181,6 @@ class ReferenceRun:
     labels: dict[str, Array] = field(default_factory=dict)
 
 
-Result = Description | TargetRun | OracleRun | ReferenceRun | SchemeReport
+Result = (
+    Description | TargetRun | OracleRun | ReferenceRun | SchemeReport | PreflightRun
+)

@@ -19,11 +19,13 @@ from harness.execution.jobs import (
     DescribeJob,
     Job,
     OracleJob,
+    PreflightJob,
     ReferenceJob,
     Result,
     TargetJob,
 )
 from harness.execution.loaded import Loaded
+from harness.execution.preflight import look
 from harness.execution.reference_run import run_reference
 from harness.execution.target_run import run_oracle, run_target
 
@@ -76,6 +78,8 @@ def _work(
         return run_reference(job, registry, loaded, progress)
     if isinstance(job, ConformanceJob):
         return examine(registry.backend(job.backend), job.scheme)
+    if isinstance(job, PreflightJob):
+        return look(job, registry)
     assert isinstance(job, TargetJob)  # sanity check
     return run_target(job, registry, loaded, progress)
 
