@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
+from harness.backends.onnx_preflight import Kind
+from harness.backends.protocol import Finding
 from harness.errors import BackendError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -93,6 +95,19 @@ def open_session(
         raise BackendError(f"onnxruntime does not load the model: {text}") from None
 
 
+def evaluate(data: bytes) -> dict[str, Array]:
+    """Outputs of a model without inputs, on the CPU, every optimization off."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(data, options, providers=[CPU])
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, {}), strict=True))
+
+
 def assignment(session: onnxruntime.InferenceSession) -> dict[str, int]:
     """Provider -> nodes it was given.
 
@@ -111,6 +126,53 @@ def assignment(session: onnxruntime.InferenceSession) -> dict[str, int]:
             f"{wanted} runs 0 nodes, but should run most [others: {dict(counts)}]"
         )
     return dict(counts)
+
+
+def kernel_findings(kinds: Mapping[Kind, int]) -> list[Finding]:
+    """Kinds of operator without a kernel of the first provider.
+
+    A kind whose float16 input has no kernel is not missing: ONNX Runtime inserts casts
+    and computes in float32.
+    """
+    from onnxruntime.capi import onnxruntime_pybind11_state
+
+    wanted = providers()[0]
+    kernels = [
+        kernel
+        for kernel in onnxruntime_pybind11_state.get_all_opkernel_def()
+        if kernel.provider == wanted
+    ]
+    found = []
+    for kind, count in kinds.items():
+        own = [
+            kernel
+            for kernel in kernels
+            if (kernel.op_name, kernel.domain) == (kind.name, kind.domain)
+            and kernel.version_range[0] <= kind.version <= kernel.version_range[1]
+        ]
+        if not own:
+            # ONNX defines some operators as functions of others: those are inlined.
+            if not kind.is_function:
+                detail = f"{wanted} has no kernel at opset {kind.version}"
+                found.append(Finding("missing", kind.title, count, detail))
+            continue
+        first = kind.types[0] if kind.types else ""
+        allowed = {
+            t for kernel in own for ts in kernel.type_constraints.values() for t in ts
+        }
+        if first and allowed and f"tensor({first})" not in allowed:
+            narrow = first in ("float16", "bfloat16")
+            found.append(
+                Finding(
+                    "cast" if first == "float16" else "missing",
+                    kind.title,
+                    count,
+                    "computed in float32, between casts"
+                    if first == "float16"
+                    else f"no kernel for {first}" + " on this provider" * narrow,
+                )
+            )
+    return found
 
 
 def fp16_overflows() -> bool:

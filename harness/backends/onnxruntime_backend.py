@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.backends.onnx_artifact import read_artifact
+from harness.backends.onnx_build import support, unquantized, with_outputs
 from harness.backends.onnx_session import (
     CUDA,
     Optimization,
@@ -21,6 +23,7 @@ from harness.backends.onnx_session import (
     assignment,
     call,
     device_of,
+    evaluate,
     fp16_overflows,
     open_session,
     providers,
@@ -29,6 +32,7 @@ from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
+    Finding,
     Outputs,
     Support,
 )
@@ -91,18 +95,18 @@ class OnnxRuntimeBackend:
 
         Scales that a static scheme is calibrated with later count as given.
         """
-        from harness.schemes.onnx_qdq import expressible
+        return support(model, scheme)
 
-        operators = model.operators()
-        reasons = expressible(operators, scheme)
-        if reasons:
-            first, reason = next(iter(reasons.items()))
-            return Support(
-                supported=False,
-                reason=f"{first}: {reason} ({len(reasons)} of {len(operators)})",
-                operators=reasons,
-            )
-        return Support(supported=True)
+    def preflight(self, model: Model) -> list[Finding]:
+        """What its registry of kernels says about the model's operators."""
+        from harness.backends.onnx_preflight import census, dynamic_inputs
+        from harness.backends.onnx_session import kernel_findings
+
+        proto = model.onnx()
+        return [
+            *kernel_findings(census(proto)),
+            *dynamic_inputs(proto, model.batch_axes),
+        ]
 
     def load(self, model: Model, scheme: Scheme | None) -> OnnxRuntimeSession:
         """Build and load.
@@ -120,18 +124,11 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeSession(built, "fp32", scheme, settings=self.settings)
 
     def _unquantized(self, model: Model) -> QuantizedModel:
-        from harness.models.onnx_operators import find_operators
-        from harness.schemes.onnx_qdq import QuantizedModel
-
-        proto = model.onnx()
-        if self.precision == "fp16":
-            proto = to_float16(proto)
-        elif self.precision != "fp32":
+        if self.precision not in ("fp32", "fp16"):
             raise UnsupportedError(
                 f"onnxruntime does not run models in {self.precision}"
             )
-        observed = {e.name: (e.input, e.output) for e in find_operators(proto)}
-        return QuantizedModel(proto, observed, {}, {})
+        return unquantized(model, to_float16 if self.precision == "fp16" else None)
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -234,14 +231,7 @@ class OnnxRuntimeSession:
     def _capture_session(
         self, tensors: Collection[str]
     ) -> onnxruntime.InferenceSession:
-        import onnx
-
-        model = onnx.ModelProto()
-        model.ParseFromString(self._bytes)
-        have = {value.name for value in model.graph.output}
-        for name in sorted(set(tensors) - have):
-            model.graph.output.append(onnx.ValueInfoProto(name=name))
-        return open_session(model.SerializeToString(), self._settings)
+        return open_session(with_outputs(self._bytes, tensors), self._settings)
 
     def close(self) -> None:
         """Drop the sessions; closing twice does nothing."""
@@ -291,7 +281,5 @@ class OnnxRuntimeSession:
 
     def artifact(self) -> Artifact:
         """Weights as ONNX Runtime itself decodes them from the built model's bytes."""
-        from harness.backends.onnx_artifact import read_artifact
-
         assert self._scheme is not None  # sanity check
-        return read_artifact(self._bytes, self._built, self._scheme)
+        return read_artifact(self._bytes, self._built, self._scheme, evaluate)

@@ -32,6 +32,18 @@ class Availability:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """Another configuration of a backend, a target of its own: `NAME@VARIANT`."""
+
+    #: One line for people.
+    summary: str
+    #: Environment of the worker process, set before the engine is imported.
+    environment: Mapping[str, str] = field(default_factory=dict)
+    #: Keyword arguments of the backend's class, beside `name`.
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Support:
     """Whether a backend can run a model under a scheme; why not, by operator."""
 
@@ -39,6 +51,22 @@ class Support:
     reason: str = ""
     #: Operator name -> why the backend cannot quantize it.
     operators: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a model that a backend lacks, moves or converts."""
+
+    #: missing: it has no kernel; cast: computed in another type than the model says;
+    #: elsewhere: another device or provider would run it; dynamic: a shape that is
+    #: only known when it runs.
+    kind: Literal["missing", "cast", "elsewhere", "dynamic"]
+    #: The operator, with its domain if it is not ONNX's own; or the input.
+    what: str
+    #: Nodes that it is about.
+    count: int = 1
+    #: What it would be instead, or why.
+    detail: str = ""
 
 
 class Outputs(Mapping[str, Array]):
@@ -100,6 +128,8 @@ class Arithmetic:
     #: Unit roundoff of the accumulator and of stored results: 2**-24 for fp32.
     accumulate: str = "fp32"
     output: str = "fp32"
+    #: What decoded inputs and weights are rounded to before they are multiplied.
+    operands: str = "fp32"
     #: "native" kernels, exact "emulation", or "mixed"; shown in the report.
     execution: Literal["native", "emulated", "mixed"] = "emulated"
     #: One line: which operators ran by which kernel.
@@ -124,7 +154,12 @@ class Session(Protocol):
 
 @runtime_checkable
 class Backend(Protocol):
-    """That which runs a model."""
+    """That which runs a model.
+
+    A backend may have `variants`, a mapping of names to `Variant`: each is a backend
+    of its own, made by calling the class with `name` and the variant's options; and
+    `preflight(model) -> Sequence[Finding]`, asked before anything is compiled.
+    """
 
     name: str
 

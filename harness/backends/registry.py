@@ -10,13 +10,13 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from harness.backends.protocol import Backend
+from harness.backends.protocol import Backend, Variant
 from harness.errors import PluginError, UsageError
 from harness.schemes.types import Scheme
 
@@ -24,6 +24,9 @@ _GROUPS: Final = ("backends", "schemes", "metrics", "behaviours", "defects")
 #: What ships, so that a source tree works without being installed.
 _OWN: Final = {
     "torch": "harness.backends.torch_backend:TorchBackend",
+    "torch-compile": "harness.backends.torch_compile_backend:TorchCompileBackend",
+    "onnx-reference": "harness.backends.onnx_reference_backend:OnnxReferenceBackend",
+    "openvino": "harness.backends.openvino_backend:OpenVinoBackend",
     "onnxruntime": "harness.backends.onnxruntime_backend:OnnxRuntimeBackend",
 }
 
@@ -77,11 +80,17 @@ class Registry:
         return tuple(sorted({*self._backends, *self._waiting}))
 
     def backend(self, name: str) -> Backend:
-        """The backend of that name.
+        """The backend of that name; `NAME@VARIANT` is a variant of one.
 
         Raises:
             UsageError: there is none, or its plugin does not load.
         """
+        base, at, _ = name.partition("@")
+        if at and name not in self._backends:
+            found = self.variant(name)
+            assert found is not None  # sanity check
+            made: Any = type(self.backend(base))
+            self._backends[name] = made(name=name, **found.options)
         if name in self._waiting:
             self._load_backend(name)
         if name in self._backends:
@@ -92,6 +101,32 @@ class Registry:
         known = f"known: {', '.join(self.backend_names)}; --plugin adds others"
         hint = f"did you mean {close[0]!r}?" if close else known
         raise UsageError(f"unknown backend {name!r}; {hint}")
+
+    def variant(self, name: str) -> Variant | None:
+        """The variant that `NAME@VARIANT` asks for; None for a plain name.
+
+        Raises:
+            UsageError: the backend has no such variant; says which it has.
+        """
+        base, at, wanted = name.partition("@")
+        if not at:
+            return None
+        known: Mapping[str, Variant] = getattr(self.backend(base), "variants", {})
+        if wanted not in known:
+            have = ", ".join(f"{base}@{variant}" for variant in known) or "none"
+            raise UsageError(f"unknown variant {name!r} of {base}; known: {have}")
+        return known[wanted]
+
+    def environment(self, name: str) -> Mapping[str, str]:
+        """Variables that the worker of this backend must be started with.
+
+        Empty for a backend that does not load: loading it says why.
+        """
+        try:
+            found = self.variant(name)
+        except UsageError:
+            return {}
+        return {} if found is None else found.environment
 
     def _load_backend(self, name: str) -> None:
         entry = self._waiting.pop(name)

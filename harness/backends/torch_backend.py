@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
+    Finding,
     Outputs,
     Support,
+    Variant,
 )
-from harness.errors import MissingExtraError, UnsupportedError
+from harness.errors import BackendError, MissingExtraError, UnsupportedError
 from harness.models.types import Model
 from harness.schemes.apply import plan
 from harness.schemes.types import Scheme
@@ -34,99 +36,6 @@ _WEIGHTS: Final = frozenset(
     {"fp8_e4m3", "fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz", "int8", "int4"}
     | {"mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4"}
 )
-
-
-class TorchBackend:
-    """Runs modules, and ONNX graphs as modules, on the CPU or on CUDA."""
-
-    name = "torch"
-
-    def __init__(self, precision: str = "fp16", device: str | None = None) -> None:
-        #: Precision of an unquantized model: "fp16", "fp32" or "fp64".
-        self.precision = precision
-        #: None: CUDA when there is a device, else the CPU.
-        self.device = device
-
-    def probe(self) -> Availability:
-        """Whether torch is installed, and on what it would run."""
-        if importlib.util.find_spec("torch") is None:
-            error = MissingExtraError("torch", "torch")
-            return Availability(available=False, reason=str(error))
-        try:
-            return Availability(
-                available=True, version=version("torch"), device=self._describe()
-            )
-        except Exception as error:  # noqa: BLE001 - a broken install must not raise here
-            return Availability(available=False, reason=f"does not import: {error}")
-
-    def _describe(self) -> str:
-        import torch
-
-        device = self._device()
-        if device == "cpu":
-            return "cpu"
-        return f"{device} {torch.cuda.get_device_name(device)}"
-
-    def _device(self) -> str:
-        import torch
-
-        if self.device is not None:
-            return self.device
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-    def supports(self, model: Model, scheme: Scheme) -> Support:
-        """Whether every format of the scheme is stored and rounded here."""
-        for tensor in (scheme.weights, scheme.activations):
-            if tensor is not None and tensor.format not in _WEIGHTS:
-                reason = f"{tensor.format} is not stored by the torch backend"
-                names = {operator.name: reason for operator in model.operators()}
-                return Support(supported=False, reason=reason, operators=names)
-        return Support(supported=True)
-
-    def load(self, model: Model, scheme: Scheme | None) -> TorchSession:
-        """Build the module, quantize its layers, move it to the device.
-
-        Raises:
-            UnsupportedError: a format or rule that is not computed here.
-        """
-        import torch
-
-        threads = os.environ.get("QUANTHARNESS_THREADS")
-        if threads:
-            torch.set_num_threads(int(threads))
-        device = self._device()
-        module = model.module().eval()
-        if scheme is None:
-            dtypes = {
-                "fp16": torch.float16,
-                "fp32": torch.float32,
-                "fp64": torch.float64,
-            }
-            if self.precision not in dtypes:
-                raise UnsupportedError(f"torch does not run models in {self.precision}")
-            module = module.to(device=device, dtype=dtypes[self.precision])
-            names = [operator.name for operator in model.operators()]
-            return TorchSession(module, device, dtypes[self.precision], names)
-        return self._quantized(model, scheme, module, device)
-
-    def _quantized(
-        self, model: Model, scheme: Scheme, module: torch.nn.Module, device: str
-    ) -> TorchSession:
-        import torch
-
-        from harness.backends.torch_layers import QuantizedLayer
-
-        operators = model.operators()
-        plans = plan(scheme, operators)
-        for operator in operators:
-            entry = plans[operator.name]
-            if not entry.weights:
-                continue
-            layer = module.get_submodule(operator.name)
-            quantized = QuantizedLayer(layer, operator, scheme, entry)
-            module.set_submodule(operator.name, quantized)
-        names = [operator.name for operator in operators]
-        return TorchSession(module.to(device), device, torch.float32, names, scheme)
 
 
 class TorchSession:
@@ -148,41 +57,56 @@ class TorchSession:
         operators: Collection[str],
         scheme: Scheme | None = None,
     ) -> None:
-        self._module = module
+        self._module: Any = module
         self._device = device
         self._dtype = dtype
         self._scheme = scheme
         self._operators = list(operators)
         self._wanted: frozenset[str] = frozenset()
-        self._captured: dict[str, Array] = {}
+        self._captured: dict[str, torch.Tensor] = {}
         for name in operators:
             module.get_submodule(name).register_forward_hook(self._hook(name))
 
     def _hook(self, name: str) -> Any:
         def observe(_: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             if name in self._wanted:
-                self._captured[f"{name}/input"] = _numpy(inputs[0]).astype(np.float32)
-                self._captured[name] = _numpy(output).astype(np.float32)
+                self._captured[f"{name}/input"] = inputs[0]
+                self._captured[name] = output
 
         return observe
+
+    def _call(
+        self, feeds: Mapping[str, torch.Tensor]
+    ) -> tuple[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]]:
+        """The module's outputs, and what was captured on the way."""
+        self._captured = {}
+        return self._module(**feeds), self._captured
 
     def run(
         self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()
     ) -> Outputs:
-        """Run once, without gradients."""
+        """Run once, without gradients.
+
+        Raises:
+            BackendError: the session is closed.
+        """
         import torch
 
+        if self._module is None:
+            raise BackendError("torch: the session is closed, but should be open")
         self._wanted = frozenset(capture)
-        self._captured = {}
         feeds = {name: self._tensor(array) for name, array in inputs.items()}
         with torch.inference_mode():
             start = time.perf_counter()
-            found = self._module(**feeds)
+            found, captured = self._call(feeds)
             if self._device != "cpu":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - start
         arrays = {name: _numpy(tensor) for name, tensor in found.items()}
-        return Outputs(arrays | self._captured, {"run": seconds})
+        for name, tensor in captured.items():
+            arrays[name] = _numpy(tensor).astype(np.float32)
+        self._captured = {}
+        return Outputs(arrays, {"run": seconds})
 
     def _tensor(self, array: Array) -> torch.Tensor:
         import torch
@@ -191,9 +115,9 @@ class TorchSession:
         return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
 
     def close(self) -> None:
-        """Drop the module."""
+        """Drop the module; closing twice does nothing."""
         self._captured = {}
-        del self._module
+        self._module = None
 
     @property
     def module(self) -> torch.nn.Module:
@@ -222,6 +146,8 @@ class TorchSession:
         kernels = ", ".join(f"{native.count(k)} by {k}" for k in sorted(set(native)))
         rest = len(layers) - len(native)
         parts = [kernels] * bool(kernels) + [f"{rest} emulated in fp32"] * bool(rest)
+        if not cuda:
+            parts.append(_instruction_set())
         return Arithmetic(
             accumulate="fp8_tensor_core" if hopper else "fp32",
             output="bf16" if hopper else "fp32",
@@ -271,6 +197,155 @@ class TorchSession:
             f"are rounded to {self._dtype} after every operation; products are summed "
             + ("in a wider accumulator" if total == 8192 else "in the same precision"),
         }
+
+
+class TorchBackend:
+    """Runs modules, and ONNX graphs as modules, on the CPU or on CUDA.
+
+    Args:
+        precision: of an unquantized model: "fp16", "fp32" or "fp64".
+        device: None: CUDA when there is a device, else the CPU.
+        name: registered under it; another configuration needs another name.
+        capability: instruction set that torch must have chosen, e.g. "AVX2"; None:
+            whichever it chose.
+    """
+
+    variants: ClassVar = {
+        "avx2": Variant(
+            summary="the CPU's kernels limited to AVX2",
+            environment={"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+            options={"device": "cpu", "capability": "AVX2"},
+        )
+    }
+
+    #: What a loaded module becomes.
+    session: ClassVar[type[TorchSession]] = TorchSession
+
+    def __init__(
+        self,
+        precision: str = "fp16",
+        device: str | None = None,
+        *,
+        name: str = "torch",
+        capability: str | None = None,
+    ) -> None:
+        self.name = name
+        self.precision = precision
+        self.device = device
+        self.capability = capability
+
+    def probe(self) -> Availability:
+        """Whether torch is installed, and on what it would run."""
+        if importlib.util.find_spec("torch") is None:
+            error = MissingExtraError("torch", "torch")
+            return Availability(available=False, reason=str(error))
+        try:
+            return Availability(
+                available=True, version=version("torch"), device=self._describe()
+            )
+        except Exception as error:  # noqa: BLE001 - a broken install must not raise here
+            return Availability(available=False, reason=f"does not import: {error}")
+
+    def _describe(self) -> str:
+        import torch
+
+        device = self._device()
+        if device == "cpu":
+            return "cpu"
+        return f"{device} {torch.cuda.get_device_name(device)}"
+
+    def _device(self) -> str:
+        import torch
+
+        if self.device is not None:
+            return self.device
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+    def supports(self, model: Model, scheme: Scheme) -> Support:
+        """Whether every format of the scheme is stored and rounded here."""
+        for tensor in (scheme.weights, scheme.activations):
+            if tensor is not None and tensor.format not in _WEIGHTS:
+                reason = f"{tensor.format} is not stored by the torch backend"
+                names = {operator.name: reason for operator in model.operators()}
+                return Support(supported=False, reason=reason, operators=names)
+        return Support(supported=True)
+
+    def preflight(self, model: Model) -> list[Finding]:
+        """Operators of an ONNX graph that are not run by torch here."""
+        if model.source != "onnx":
+            return []
+        from harness.backends.onnx_preflight import census
+        from harness.models.graph_ops import OPS
+
+        return [
+            Finding("missing", kind.title, count, "not among harness.models.graph_ops")
+            for kind, count in census(model.onnx()).items()
+            if kind.domain or kind.name not in OPS
+        ]
+
+    def load(self, model: Model, scheme: Scheme | None) -> TorchSession:
+        """Build the module, quantize its layers, move it to the device.
+
+        Raises:
+            UnsupportedError: a format or rule that is not computed here.
+            BackendError: torch chose another instruction set than this variant's.
+        """
+        import torch
+
+        self._check_capability()
+        threads = os.environ.get("QUANTHARNESS_THREADS")
+        if threads:
+            torch.set_num_threads(int(threads))
+        device = self._device()
+        module = model.module().eval()
+        if scheme is None:
+            dtypes = {
+                "fp16": torch.float16,
+                "fp32": torch.float32,
+                "fp64": torch.float64,
+            }
+            if self.precision not in dtypes:
+                raise UnsupportedError(f"torch does not run models in {self.precision}")
+            module = module.to(device=device, dtype=dtypes[self.precision])
+            names = [operator.name for operator in model.operators()]
+            return self.session(module, device, dtypes[self.precision], names)
+        return self._quantized(model, scheme, module, device)
+
+    def _check_capability(self) -> None:
+        found = _instruction_set()
+        if self.capability not in (None, found):
+            raise BackendError(
+                f"{self.name}: torch computes with {found}, but should with "
+                f"{self.capability}; its process must be started with "
+                f"ATEN_CPU_CAPABILITY={self.capability.lower()}, as `run` does"
+            )
+
+    def _quantized(
+        self, model: Model, scheme: Scheme, module: torch.nn.Module, device: str
+    ) -> TorchSession:
+        import torch
+
+        from harness.backends.torch_layers import QuantizedLayer
+
+        operators = model.operators()
+        plans = plan(scheme, operators)
+        for operator in operators:
+            entry = plans[operator.name]
+            if not entry.weights:
+                continue
+            layer = module.get_submodule(operator.name)
+            quantized = QuantizedLayer(layer, operator, scheme, entry)
+            module.set_submodule(operator.name, quantized)
+        names = [operator.name for operator in operators]
+        return self.session(module.to(device), device, torch.float32, names, scheme)
+
+
+def _instruction_set() -> str:
+    """The vector instructions that torch's own kernels use here, e.g. "AVX512"."""
+    import torch
+
+    found: str = torch.backends.cpu.get_cpu_capability()
+    return found
 
 
 def _numpy(tensor: torch.Tensor) -> Array:

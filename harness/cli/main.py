@@ -23,6 +23,8 @@ COMMANDS: Final = {
     "explain": "what a target was judged on, and its operators one by one",
     "selftest": "plant known defects and print what the gate catches and misses",
     "calibrate": "propose budgets from what a clean run measures",
+    "conformance": "does a backend compute what its formats promise? a level a scheme",
+    "preflight": "what a backend lacks or casts for a model, before it is compiled",
     "doctor": "backends, versions, hardware; what is missing and how to add it",
 }
 _EXAMPLES: Final = """\

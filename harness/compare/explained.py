@@ -76,6 +76,7 @@ class Explained:
             x,
             accumulate=self.arithmetic.accumulate,
             output=self.arithmetic.output,
+            operands=self.arithmetic.operands,
             channels=channels,
         )
         self.work += found.exact.size * operator.reduction

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -37,10 +37,13 @@ class Worker:
         log: Path,
         plugins: Sequence[str] = (),
         threads: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.log = log
         self.plugins = tuple(plugins)
         self.threads = threads
+        #: Variables of the process beside ours: a backend's variant.
+        self.environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
@@ -114,6 +117,7 @@ class Worker:
         if self.threads is not None:
             environment["QUANTHARNESS_THREADS"] = str(self.threads)
             environment["OMP_NUM_THREADS"] = str(self.threads)
+        environment.update(self.environment)
         command = [
             sys.executable,
             "-m",

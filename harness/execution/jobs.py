@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from harness.backends.protocol import Arithmetic, Availability, Support
+from harness.backends.protocol import Arithmetic, Availability, Finding, Support
 from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
+from harness.conformance.report import SchemeReport
 from harness.defects.types import Planting
 from harness.diagnose.types import Diagnosis
 from harness.judge.evidence import Failure, LatencyEvidence, Paired
@@ -121,7 +122,46 @@ class BisectJob:
     scheme: Scheme
 
 
-Job = DescribeJob | TargetJob | OracleJob | ReferenceJob | ReproJob | BisectJob
+@dataclass(frozen=True, kw_only=True)
+class ConformanceJob:
+    """Examine one scheme on one backend."""
+
+    backend: str
+    scheme: Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightJob:
+    """What a backend lacks for a model, before anything is compiled."""
+
+    model: str
+    folder: str
+    backend: str
+    schemes: tuple[Scheme, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightRun:
+    """What was found."""
+
+    availability: Availability
+    operators: int
+    #: None: the backend cannot be asked.
+    findings: tuple[Finding, ...] | None
+    #: Scheme -> whether the backend says that it runs.
+    schemes: Mapping[str, Support]
+
+
+Job = (
+    DescribeJob
+    | TargetJob
+    | OracleJob
+    | ReferenceJob
+    | ReproJob
+    | BisectJob
+    | ConformanceJob
+    | PreflightJob
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,4 +276,13 @@ class Bisection:
         }
 
 
-Result = Description | TargetRun | OracleRun | ReferenceRun | Repro | Bisection
+Result = (
+    Description
+    | TargetRun
+    | OracleRun
+    | ReferenceRun
+    | Repro
+    | Bisection
+    | SchemeReport
+    | PreflightRun
+)

@@ -277,6 +277,7 @@ class Workers:
                 log=self._matrix.folder / "logs" / f"{self._suite.name}-{backend}.log",
                 plugins=self._matrix.plugins,
                 threads=threads if shared else None,
+                environment=self._matrix.registry.environment(backend),
             )
         return self._workers[backend]
 

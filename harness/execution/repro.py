@@ -99,8 +99,7 @@ def write_repro(
         operator=operator,
     )
     log = Path(report.folder) / "logs" / "repro.log"
-    with Worker(log=log, plugins=plugins, threads=1) as worker:
-        found = worker.run(job, timeout=_TIMEOUT)
+    found = _worked(job, log, plugins)
     assert isinstance(found, Repro)  # sanity check
     _write_arrays(folder, found)
     _write_models(folder, found, scheme)
@@ -155,8 +154,7 @@ def bisect(
         oracle=_ORACLE,
         scheme=calibrated(target.scheme, golden),
     )
-    with Worker(log=log, plugins=plugins, threads=1) as worker:
-        found = worker.run(job, timeout=_TIMEOUT)
+    found = _worked(job, log, plugins)
     assert isinstance(found, Bisection)  # sanity check
     return found
 
@@ -205,6 +203,14 @@ def reproduce(
         f"{'wrong' if wrong else 'right'}\n"
     )
     return int(wrong)
+
+
+def _worked(job: ReproJob | BisectJob, log: Path, plugins: Sequence[str]) -> Any:
+    """What a fresh worker makes of a job."""
+    environment = load_registry(plugins).environment(job.backend)
+    worker = Worker(log=log, plugins=plugins, threads=1, environment=environment)
+    with worker:
+        return worker.run(job, timeout=_TIMEOUT)
 
 
 def _find(

@@ -12,19 +12,23 @@ import traceback
 from multiprocessing.connection import Connection
 
 from harness.backends.registry import Registry, load_registry
+from harness.conformance import examine
 from harness.errors import HarnessError
 from harness.execution.bisect import run_bisection
 from harness.execution.jobs import (
     BisectJob,
+    ConformanceJob,
     DescribeJob,
     Job,
     OracleJob,
+    PreflightJob,
     ReferenceJob,
     ReproJob,
     Result,
     TargetJob,
 )
 from harness.execution.loaded import Loaded
+from harness.execution.preflight import look
 from harness.execution.reference_run import run_reference
 from harness.execution.repro_run import run_repro
 from harness.execution.target_run import run_oracle, run_target
@@ -80,6 +84,10 @@ def _work(
         return run_repro(job, registry, loaded)
     if isinstance(job, BisectJob):
         return run_bisection(job, registry, loaded)
+    if isinstance(job, ConformanceJob):
+        return examine(registry.backend(job.backend), job.scheme)
+    if isinstance(job, PreflightJob):
+        return look(job, registry)
     assert isinstance(job, TargetJob)  # sanity check
     return run_target(job, registry, loaded, progress)
 

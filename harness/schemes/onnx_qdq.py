@@ -1,4 +1,4 @@
-"""The ONNX model that a scheme makes of a reference, for ONNX Runtime."""
+"""The ONNX model that a scheme makes of a reference."""
 
 from __future__ import annotations
 
@@ -38,12 +38,16 @@ class QuantizedModel:
     transposed: frozenset[str] = frozenset()
 
 
-def build(model: onnx.ModelProto, scheme: Scheme) -> QuantizedModel:
+def build(
+    model: onnx.ModelProto, scheme: Scheme, *, contributed: bool = True
+) -> QuantizedModel:
     """Quantize a model (changed in place) as the scheme says.
 
     Args:
         model: in normal form, its operators named (`Model.onnx()`).
         scheme: calibrated, when its activations are static.
+        contributed: whether Microsoft's operators may stand for a scheme; False: only
+            those of the ONNX specification.
 
     Raises:
         UnsupportedError: a format that ONNX Runtime's CPU provider cannot express.
@@ -54,7 +58,7 @@ def build(model: onnx.ModelProto, scheme: Scheme) -> QuantizedModel:
     weights: dict[str, str] = {}
     plans: dict[str, OperatorPlan] = {}
     before: dict[int, list[onnx.NodeProto]] = {}
-    contrib = False
+    used = False
     entries = find_operators(model)
     for entry in entries:
         operator = entry.operator(initializers)
@@ -63,7 +67,10 @@ def build(model: onnx.ModelProto, scheme: Scheme) -> QuantizedModel:
         if not (plan.weights or plan.activations):
             continue
         nodes = Nodes(f"{entry.name}/quantized")
-        contrib |= _quantize(graph.node[entry.node], entry, operator, scheme, nodes)
+        node = graph.node[entry.node]
+        packed = contributed and _packs(node, entry, scheme)
+        _quantize(node, entry, operator, scheme, nodes, packed=packed)
+        used |= packed
         weights[entry.name] = (
             ""
             if graph.node[entry.node].op_type == "Identity"
@@ -73,7 +80,7 @@ def build(model: onnx.ModelProto, scheme: Scheme) -> QuantizedModel:
         graph.initializer.extend(nodes.initializers)
     _interleave(graph, before)
     _drop_unused_initializers(graph)
-    if contrib:
+    if used:
         model.opset_import.add(domain="com.microsoft", version=1)
     transposed = frozenset(entry.name for entry in entries if entry.transposed)
     return QuantizedModel(model, observed, weights, plans, transposed)
@@ -98,37 +105,39 @@ def expressible(operators: Sequence[Operator], scheme: Scheme) -> dict[str, str]
     return reasons
 
 
+def _packs(node: onnx.NodeProto, entry: OnnxOperator, scheme: Scheme) -> bool:
+    """Whether MatMulNBits stands for this operator."""
+    int4 = scheme.weights is not None and scheme.weights.format == "int4"
+    return int4 and entry.kind == "linear" and node.op_type == "MatMul"
+
+
 def _quantize(
     node: onnx.NodeProto,
     entry: OnnxOperator,
     operator: Operator,
     scheme: Scheme,
     nodes: Nodes,
-) -> bool:
-    """Rewire one node; returns whether a contributed operator was used."""
+    *,
+    packed: bool,
+) -> None:
+    """Rewire one node; `packed`: by an operator that holds 4-bit codes."""
     plan = plan_one(scheme, operator)
     x = entry.input
     if plan.activations:
         x = quantize_input(nodes, operator, scheme, x)
-    tensor = scheme.weights
-    if plan.weights and tensor is not None:
-        if (
-            entry.kind == "linear"
-            and tensor.format == "int4"
-            and node.op_type == "MatMul"
-        ):
-            # The node becomes a name for what MatMulNBits gives.
-            product = nodes.name("product")
-            int4_matmul(nodes, operator, scheme, x, product)
-            node.op_type = "Identity"
-            del node.input[:]
-            node.input.append(product)
-            return True
+    if plan.weights and packed:
+        # The node becomes a name for what MatMulNBits gives.
+        product = nodes.name("product")
+        int4_matmul(nodes, operator, scheme, x, product)
+        node.op_type = "Identity"
+        del node.input[:]
+        node.input.append(product)
+        return
+    if plan.weights:
         node.input[1] = store_weight(
             nodes, operator, scheme, transposed=entry.transposed
         )
     node.input[0] = x
-    return False
 
 
 def _interleave(

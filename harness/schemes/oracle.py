@@ -12,7 +12,8 @@ variance u^2/3. Over all orders, the mean of S_i^2 is (i/K)^2 S^2 + (i/K)(1 - i/
 with S the sum and P the sum of the squared products; summed over i that is
 K S^2/3 + K P/6. So E[e^2] = u^2/3 (K S^2/3 + K P/6). Summing in blocks or pairs gives
 less. Decoding input and weight and multiplying them rounds each product three times:
-u^2 P more.
+u^2 P more. Rounding both to a narrower type of unit roundoff w before they are
+multiplied, as inference in bfloat16 does, gives 2 w^2/3 P.
 
 *Storing.* A result stored with unit roundoff v is off by v^2/3 y^2, and adding the bias
 by u^2/3 y^2.
@@ -97,6 +98,7 @@ class OperatorOracle:
         *,
         accumulate: str,
         output: str,
+        operands: str = "fp32",
         channels: slice = slice(None),
     ) -> OracleOutput:
         """The oracle's output for an observed input.
@@ -107,6 +109,7 @@ class OperatorOracle:
             x: the operator's input before any quantization, float32.
             accumulate: arithmetic of the sum, a key of `UNIT_ROUNDOFF`.
             output: arithmetic in which the result is stored.
+            operands: what decoded input and weight are rounded to first.
             channels: output channels to compute; of a grouped convolution all.
         """
         operator, full_weight, weight = self._part(channels)
@@ -124,6 +127,8 @@ class OperatorOracle:
         stored = add_bias(operator, exact)
         squares = _sum_of_squares(operator, quantized, weight)
         noise = _noise(exact, squares, operator.reduction, accumulate)
+        if operands != "fp32":
+            noise += 2 / 3 * UNIT_ROUNDOFF[operands] ** 2 * squares
         noise += (
             (UNIT_ROUNDOFF[output] ** 2 + UNIT_ROUNDOFF[accumulate] ** 2)
             / 3

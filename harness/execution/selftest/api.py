@@ -125,7 +125,8 @@ def _open(
     suite: Suite, backend: str, registry: Registry, folder: Path, plugins: Sequence[str]
 ) -> tuple[Stage, Any]:
     log = folder / "logs" / f"{suite.name}-{backend}.log"
-    with Worker(log=log, plugins=plugins, threads=1) as worker:
+    environment = registry.environment(backend)
+    with Worker(log=log, plugins=plugins, threads=1, environment=environment) as worker:
         return open_stage(suite, backend, registry, worker)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -66,6 +66,8 @@ class Stage:
     few: Context
     whole_ref: SuiteRef
     few_ref: SuiteRef
+    #: Variables of the worker: the backend's variant.
+    environment: Mapping[str, str] = field(default_factory=dict)
     oracles: dict[tuple[str, bool], OracleRun | None] = field(default_factory=dict)
     #: What targets give without a defect: outputs, and operators that are wrong anyway.
     clean: dict[tuple[str, bool], tuple[Outputs, dict[str, float]]] = field(
@@ -81,7 +83,7 @@ class Stage:
         """A fresh worker process, which logs under a folder."""
         number = next(_COUNT)
         log = folder / "logs" / f"{self.suite.name}-{self.backend}-{number}.log"
-        return Worker(log=log, plugins=plugins, threads=1)
+        return Worker(log=log, plugins=plugins, threads=1, environment=self.environment)
 
     def trial(self, item: Item, worker: Worker, *, whole: bool = False) -> Trial:
         """Plant, run, judge; controls are run on all cases."""
@@ -255,5 +257,6 @@ def open_stage(
         few=make_context(suite, part, fewer, registry),
         whole_ref=ref,
         few_ref=small,
+        environment=registry.environment(backend),
     )
     return stage, whole

@@ -1,0 +1,182 @@
+"""The evaluator of the ONNX specification itself: slow, in NumPy, without an optimizer.
+
+It computes each operator by the definition that the specification gives, so where it
+and an engine differ beyond accumulation noise, the engine deviates. Operators outside
+the specification are not there; INT4 is stored in plain operators.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.backends.onnx_artifact import read_artifact
+from harness.backends.onnx_build import support, unquantized
+from harness.backends.protocol import (
+    Arithmetic,
+    Artifact,
+    Availability,
+    Finding,
+    Outputs,
+    Support,
+)
+from harness.errors import BackendError, MissingExtraError, UnsupportedError
+from harness.models.types import Model
+from harness.schemes.types import Scheme
+
+if TYPE_CHECKING:
+    from harness.schemes.onnx_qdq import QuantizedModel
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class OnnxReferenceBackend:
+    """`onnx.reference.ReferenceEvaluator`.
+
+    Args:
+        precision: of an unquantized model: "fp32" is all there is.
+        name: registered under it.
+    """
+
+    def __init__(
+        self, precision: str = "fp32", *, name: str = "onnx-reference"
+    ) -> None:
+        self.name = name
+        self.precision = precision
+
+    def probe(self) -> Availability:
+        """Whether onnx is installed."""
+        if importlib.util.find_spec("onnx") is None:
+            error = MissingExtraError("onnx", "onnx")
+            return Availability(available=False, reason=str(error))
+        return Availability(available=True, version=version("onnx"), device="cpu")
+
+    def supports(self, model: Model, scheme: Scheme) -> Support:
+        """Whether operators of the specification express the scheme."""
+        return support(model, scheme)
+
+    def preflight(self, model: Model) -> list[Finding]:
+        """Operators that the specification defines no evaluation for."""
+        from onnx.reference.ops import load_op
+
+        from harness.backends.onnx_preflight import census
+
+        found = []
+        for kind, count in census(model.onnx()).items():
+            try:
+                load_op(kind.domain, kind.name, kind.version)
+            except Exception as error:  # noqa: BLE001 - its classes have no common base
+                found.append(Finding("missing", kind.title, count, _line(error)))
+        return found
+
+    def load(self, model: Model, scheme: Scheme | None) -> OnnxReferenceSession:
+        """Build the graph.
+
+        Raises:
+            UnsupportedError: a precision, format or operator that is not there.
+        """
+        if scheme is None:
+            if self.precision != "fp32":
+                raise UnsupportedError(
+                    f"onnx-reference does not run models in {self.precision}"
+                )
+            return OnnxReferenceSession(unquantized(model))
+        from harness.schemes.onnx_qdq import build
+
+        built = build(model.onnx(), scheme, contributed=False)
+        return OnnxReferenceSession(built, scheme)
+
+
+class OnnxReferenceSession:
+    """A graph and its evaluator.
+
+    Args:
+        built: the model and where its operators are.
+        scheme: None for the reference.
+
+    Raises:
+        UnsupportedError: an operator that the specification does not define.
+    """
+
+    def __init__(self, built: QuantizedModel, scheme: Scheme | None = None) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        self._built = built
+        self._scheme = scheme
+        try:
+            self._evaluator = ReferenceEvaluator(built.proto)
+        except Exception as error:  # noqa: BLE001 - its classes have no common base
+            raise UnsupportedError(f"onnx-reference: {_line(error)}") from None
+        self._inputs = [value.name for value in built.proto.graph.input]
+        self._outputs = [value.name for value in built.proto.graph.output]
+        self._closed = False
+
+    def run(
+        self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()
+    ) -> Outputs:
+        """Run once.
+
+        Raises:
+            BackendError: closed, an input is missing, or an operator's definition
+                fails on what it gets.
+        """
+        missing = sorted(set(self._inputs) - set(inputs))
+        if self._closed or missing:
+            raise BackendError(
+                f"onnx-reference: the session is closed={self._closed}, inputs missing="
+                f"{missing}, but should be open with inputs {self._inputs}"
+            )
+        feeds = {name: inputs[name] for name in self._inputs}
+        start = time.perf_counter()
+        try:
+            # NumPy warns of what IEEE arithmetic defines: 0/0, and NaN in a cast.
+            with np.errstate(all="ignore"):
+                found = self._evaluator.run(None, feeds, intermediate=True)
+        except Exception as error:  # noqa: BLE001
+            raise BackendError(f"onnx-reference failed: {_line(error)}") from None
+        seconds = time.perf_counter() - start
+        arrays = {name: np.asarray(found[name]) for name in self._outputs}
+        for name in capture:
+            x, y = self._built.observed[name]
+            arrays[f"{name}/input"] = np.asarray(found[x])
+            arrays[name] = np.asarray(found[y])
+        return Outputs(arrays, {"run": seconds})
+
+    def close(self) -> None:
+        """Drop the evaluator; closing twice does nothing."""
+        self._closed = True
+
+    def arithmetic(self) -> Arithmetic:
+        """NumPy's float32, sums in the order of its BLAS."""
+        return Arithmetic(
+            execution="emulated", detail="the specification's evaluator, NumPy fp32"
+        )
+
+    def precision_report(self) -> dict[str, Any]:
+        """float32, as the graph says."""
+        return {"stored": "fp32", "computed": "fp32", "statement": "FP32 in NumPy"}
+
+    def artifact(self) -> Artifact:
+        """Weights as the evaluator itself decodes them from the built model."""
+        assert self._scheme is not None  # sanity check
+        data = self._built.proto.SerializeToString()
+        return read_artifact(data, self._built, self._scheme, _evaluate)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _evaluate(data: bytes) -> dict[str, Array]:
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.load_from_string(data)
+    names = [value.name for value in model.graph.output]
+    found = ReferenceEvaluator(model).run(names, {})
+    return dict(zip(names, map(np.asarray, found), strict=True))

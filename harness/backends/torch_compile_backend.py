@@ -1,0 +1,102 @@
+"""torch.compile: the torch backend's quantized module, compiled by inductor.
+
+Inductor fuses what stands between the products and generates C++ for it (Triton on a
+GPU), so roundings may be merged, dropped or computed in another precision than the
+module says. What is watched is compiled too: captured tensors are further outputs of
+the compiled function.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.backends.protocol import Arithmetic, Availability
+from harness.backends.torch_backend import TorchBackend, TorchSession
+from harness.errors import BackendError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class CompiledSession(TorchSession):
+    """A module whose call is compiled as users do it, once a set of shapes.
+
+    What inductor cannot trace runs eagerly between two compiled graphs. A session in
+    which nothing was compiled at all raises, and so does one with more shapes than
+    torch compiles for: neither passes for compiled.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        import torch
+
+        self._compiled = torch.compile(super()._call)
+        self._proved = False
+
+    def _call(self, feeds: Mapping[str, torch.Tensor]) -> Any:
+        from torch._dynamo import config
+        from torch._dynamo.utils import counters
+
+        before = _graphs(counters)
+        with config.patch(fail_on_recompile_limit_hit=True):
+            found = self._compiled(feeds)
+        self._proved |= _graphs(counters) > before
+        if not self._proved:
+            raise BackendError(
+                "torch-compile: graphs compiled=0, but should be at least 1 [all "
+                "ran eagerly]"
+            )
+        return found
+
+    def close(self) -> None:
+        """Drop the module and what was compiled: torch counts it for all sessions."""
+        import torch
+
+        super().close()
+        torch.compiler.reset()
+
+    def arithmetic(self) -> Arithmetic:
+        """The module's, in code that inductor generated."""
+        found = super().arithmetic()
+        return replace(found, detail=f"compiled by inductor: {found.detail}")
+
+
+def _graphs(counters: Mapping[str, Mapping[str, int]]) -> int:
+    """Graphs that this process has compiled so far."""
+    return counters["stats"]["unique_graphs"]
+
+
+class TorchCompileBackend(TorchBackend):
+    """The torch backend with its session compiled by inductor.
+
+    Args:
+        precision: of an unquantized model.
+        device: None: CUDA when there is a device, else the CPU.
+        name: registered under it.
+    """
+
+    session: ClassVar[type[TorchSession]] = CompiledSession
+    #: Inductor generates its own vector code: see `torch@avx2` for other instructions.
+    variants: ClassVar = {}
+
+    def __init__(
+        self,
+        precision: str = "fp16",
+        device: str | None = None,
+        *,
+        name: str = "torch-compile",
+    ) -> None:
+        super().__init__(precision, device, name=name)
+
+    def probe(self) -> Availability:
+        """Whether torch is installed, and a C++ compiler for what inductor writes."""
+        found = super().probe()
+        compiler = os.environ.get("CXX") or "g++"
+        if found.available and shutil.which(compiler) is None:
+            reason = f"inductor needs a C++ compiler, but there is no {compiler}"
+            return replace(found, available=False, reason=reason)
+        return found
