@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +15,9 @@ from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
+    Generated,
     Outputs,
+    Request,
     Support,
 )
 from harness.errors import MissingExtraError, UnsupportedError
@@ -183,6 +185,22 @@ class TorchSession:
             seconds = time.perf_counter() - start
         arrays = {name: _numpy(tensor) for name, tensor in found.items()}
         return Outputs(arrays | self._captured, {"run": seconds})
+
+    def generate(
+        self, requests: Sequence[Request], *, batch: int
+    ) -> dict[str, Generated]:
+        """Continue prompts, at most `batch` at a time.
+
+        Raises:
+            UnsupportedError: the model is no language model.
+        """
+        from harness.backends.torch_generate import generate
+
+        if not hasattr(self._module, "step"):
+            raise UnsupportedError("the model is no language model: nothing to reply")
+        self._wanted = frozenset()
+        config = self._module.model.config
+        return generate(self._module, requests, end=config.eos_token_id, batch=batch)
 
     def _tensor(self, array: Array) -> torch.Tensor:
         import torch

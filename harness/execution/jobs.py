@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.backends.protocol import Arithmetic, Availability, Support
+from harness.behaviours.types import Reply
 from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
 from harness.judge.evidence import Failure, LatencyEvidence, Paired
 from harness.models.types import TensorSpec
@@ -111,6 +112,8 @@ class TargetRun:
     failure: Failure | None = None
     arithmetic: Arithmetic | None = None
     outputs: Outputs = field(default_factory=dict)
+    #: What a language model wrote, by case.
+    replies: dict[str, Reply] = field(default_factory=dict)
     weights: tuple[WeightEvidence, ...] = ()
     activations_expected: tuple[str, ...] = ()
     activations_found: tuple[str, ...] = ()
@@ -148,6 +151,8 @@ class ReferenceRun:
     device: str
     #: Case -> right tokens of its logits, (1, positions); -1: none.
     labels: dict[str, Array] = field(default_factory=dict)
+    #: What a language model wrote, by case.
+    replies: dict[str, Reply] = field(default_factory=dict)
 
 
 Result = Description | TargetRun | OracleRun | ReferenceRun

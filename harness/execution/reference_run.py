@@ -17,6 +17,7 @@ from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Outputs, ReferenceJob, ReferenceRun
 from harness.execution.loaded import Loaded, LoadedSuite
 from harness.execution.operator_statistics import OperatorStatistics
+from harness.execution.replies import replies_of
 from harness.execution.target_run import with_precision
 from harness.models.types import Case
 
@@ -58,6 +59,7 @@ def run_reference(
             capture_steps=None,
             on_progress=progress,
         )
+        replies = replies_of(session, suite.model, suite.cases, batch=job.suite.batch)
         sample = spread(suite.cases, _SAMPLE)
         # The first batch as it was, so that nothing but the repetition is new.
         first = whole_batches(suite.cases, job.suite.batch, 1)
@@ -74,6 +76,7 @@ def run_reference(
     return ReferenceRun(
         outputs=plain.outputs,
         labels=right_tokens(suite.cases),
+        replies=replies,
         precision={"requested": job.precision, **report},
         noise_floor=floor,
         operators={name: entry.as_dict() for name, entry in statistics.items()},
@@ -96,13 +99,20 @@ def right_tokens(cases: Sequence[Case]) -> dict[str, Array]:
     """
     found = {}
     for case in cases:
-        labels = case.expected.get("labels")
+        # A language model's cases name the positions that are looked at.
+        labels = case.expected.get(
+            "labels", "next" if "positions" in case.inputs else None
+        )
         if labels is None:
             continue
         if labels == "next" and "input_ids" in case.inputs:
             ids = case.inputs["input_ids"]
             none = np.full((*ids.shape[:-1], 1), -1, ids.dtype)
-            found[case.id] = np.concatenate([ids[..., 1:], none], axis=-1)
+            following = np.concatenate([ids[..., 1:], none], axis=-1)
+            rows = case.inputs.get("positions")
+            if rows is not None:
+                following = np.take_along_axis(following, rows, axis=-1)
+            found[case.id] = following
         elif isinstance(labels, list) and all(isinstance(i, int) for i in labels):
             found[case.id] = np.array([labels], dtype=np.int64)
         else:

@@ -27,6 +27,7 @@ from harness.execution.jobs import (
 from harness.execution.latency import time_target
 from harness.execution.loaded import Loaded, LoadedSuite
 from harness.execution.operator_noise import with_measured_noise
+from harness.execution.replies import replies_of
 from harness.judge.evidence import Failure
 from harness.models.types import Case, Model, Operator
 from harness.schemes.apply import OperatorPlan, plan
@@ -110,6 +111,11 @@ def _measure(
     )
     result.outputs = run.outputs
     result.timings["run"] = run.seconds
+    start = time.perf_counter()
+    result.replies = replies_of(
+        session, suite.model, suite.cases, batch=job.suite.batch
+    )
+    result.timings["generate"] = time.perf_counter() - start
     start = time.perf_counter()
     result.repeats = tuple(_repeats(job, suite, session, run))
     result.timings["repeat"] = time.perf_counter() - start
