@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -79,6 +79,10 @@ class QuantizedTensor:
     decoded: Array | None = None
     #: Bytes held for codes and scales.
     nbytes: int = 0
+
+
+#: Stands for the keys and values among the activations that an artifact names.
+KV_CACHE: Final = "kv_cache"
 
 
 @dataclass(frozen=True)

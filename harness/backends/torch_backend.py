@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from harness.backends.protocol import (
+    KV_CACHE,
     Arithmetic,
     Artifact,
     Availability,
@@ -120,12 +121,23 @@ class TorchBackend:
 
         operators = model.operators()
         plans = plan(scheme, operators)
+        if scheme.kv_cache is not None:
+            from harness.backends.torch_kv import cache_rounding
+
+            if not hasattr(module, "step"):
+                raise UnsupportedError(
+                    f"{scheme.name} quantizes keys and values, which {model.name} "
+                    "does not keep: it is no language model"
+                )
+            module.rounding = cache_rounding(scheme.kv_cache)
         for operator in operators:
             entry = plans[operator.name]
             if not entry.weights:
                 continue
             layer = module.get_submodule(operator.name)
             quantized = QuantizedLayer(layer, operator, scheme, entry)
+            if device == "cpu" and hasattr(module, "step"):
+                quantized.avoid_slow_kernels()
             module.set_submodule(operator.name, quantized)
         names = [operator.name for operator in operators]
         return TorchSession(module.to(device), device, torch.float32, names, scheme)
@@ -202,6 +214,22 @@ class TorchSession:
         config = self._module.model.config
         return generate(self._module, requests, end=config.eos_token_id, batch=batch)
 
+    def run_in_pieces(self, inputs: Mapping[str, Array], size: int) -> Outputs:
+        """A language model's logits, its tokens read `size` at a time.
+
+        Raises:
+            UnsupportedError: the model is no language model.
+        """
+        import torch
+
+        if not hasattr(self._module, "in_pieces"):
+            raise UnsupportedError("the model is no language model: it keeps no cache")
+        self._wanted = frozenset()
+        feeds = {name: self._tensor(array) for name, array in inputs.items()}
+        with torch.inference_mode():
+            logits = self._module.in_pieces(**feeds, size=size)
+        return Outputs({"logits": _numpy(logits)})
+
     def _tensor(self, array: Array) -> torch.Tensor:
         import torch
 
@@ -252,11 +280,19 @@ class TorchSession:
             weight = getattr(self._module.get_submodule(name), "weight", None)
             if name not in layers and isinstance(weight, torch.Tensor):
                 untouched[name] = _numpy(weight)
+        activations = [
+            n for n, layer in layers.items() if layer.activations is not None
+        ]
+        kept = self._scheme.kv_cache if self._scheme else None
+        if kept is not None:
+            from harness.backends.torch_kv import holds_what_it_should
+
+            rounding = getattr(self._module, "rounding", None)
+            if holds_what_it_should(rounding, kept):
+                activations.append(KV_CACHE)
         return Artifact(
             weights={name: layer.stored.shown() for name, layer in layers.items()},
-            activations=[
-                n for n, layer in layers.items() if layer.activations is not None
-            ],
+            activations=activations,
             untouched=untouched,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ from harness.backends.protocol import Generated, Request
 from harness.models.kv_cache import keep_rows, mask_with_one_more
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Tokens of the prompts of one batch, padding included: attention that is written out
+#: holds a number for every pair of tokens of a row and every head.
+MOST_TOKENS: Final = 4096
 
 
 @dataclass
@@ -60,9 +64,11 @@ def generate(
 
 
 def _groups(requests: Sequence[Request], batch: int) -> Iterator[list[_Row]]:
-    ordered = sorted(requests, key=lambda r: (len(r.tokens), r.name))
-    for start in range(0, len(ordered), batch):
-        yield [_Row(request) for request in ordered[start : start + batch]]
+    ordered = sorted(requests, key=lambda r: (-len(r.tokens), r.name))
+    while ordered:
+        count = max(1, min(batch, MOST_TOKENS // len(ordered[0].tokens)))
+        yield [_Row(request) for request in ordered[:count]]
+        ordered = ordered[count:]
 
 
 def _run(module: Any, group: list[_Row], end: int | None) -> None:

@@ -6,17 +6,21 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from harness.backends.protocol import Session
 from harness.errors import BackendError
-from harness.models.types import Case, Model
+from harness.models.types import Case, Model, Operator
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Operator name, its observed input and output.
 OnCapture = Callable[[str, Array, Array], None]
+
+
+#: Bytes of operators' inputs and outputs that are held at a time.
+MOST_WATCHED: Final = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,31 @@ def spread(cases: Sequence[Case], count: int) -> list[Case]:
 
 def _elements(case: Case) -> int:
     return sum(array.size for array in case.inputs.values())
+
+
+def watch_groups(
+    operators: Sequence[Operator], cases: Sequence[Case]
+) -> list[list[str]]:
+    """Operators that are watched in one call, so that what they show fits in memory.
+
+    A model that takes tokens shows a row of every layer for every token: at 2,000
+    tokens, gigabytes. Such cases are run several times, some operators at a time.
+    """
+    tokens = [case.inputs["input_ids"].size for case in cases if _tokens(case)]
+    groups: list[list[str]] = [[]]
+    held = 0
+    for operator in operators:
+        size = sum(tokens) * 4 * (operator.reduction + operator.weight.shape[0])
+        if groups[-1] and held + size > MOST_WATCHED:
+            groups.append([])
+            held = 0
+        groups[-1].append(operator.name)
+        held += size
+    return groups
+
+
+def _tokens(case: Case) -> bool:
+    return "input_ids" in case.inputs
 
 
 def run_cases(

@@ -29,6 +29,8 @@ class SuiteRef:
     cases: str
     batch: int
     seed: int
+    #: Only cases with this tag; "": all.
+    select: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

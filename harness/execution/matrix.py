@@ -103,7 +103,8 @@ class Matrix:
     ) -> dict[tuple[str, str], Judgement]:
         """All targets of one suite: a worker a backend, one target after another."""
         suite, targets = group
-        ref = suite_ref(suite)
+        # A night has time for every case.
+        ref = suite_ref(suite, select="" if self.nights is not None else suite.select)
         results = {}
         with Workers(self, suite) as workers:
             prepared = self._prepare(suite, ref, workers, targets)
@@ -289,8 +290,8 @@ class Workers:
         return None
 
 
-def suite_ref(suite: Suite) -> SuiteRef:
-    """What a worker needs of a suite."""
+def suite_ref(suite: Suite, *, select: str = "") -> SuiteRef:
+    """What a worker needs of a suite, and which cases it runs."""
     return SuiteRef(
         name=suite.name,
         folder=str(suite.folder),
@@ -298,6 +299,7 @@ def suite_ref(suite: Suite) -> SuiteRef:
         cases=suite.cases,
         batch=suite.batch,
         seed=suite.seed,
+        select=select,
     )
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from harness.backends.registry import load_registry
 from harness.behaviours.kinds import KINDS
-from harness.errors import GoldenCorrupt, GoldenError, GoldenMissing, ReferenceInvalid
 from harness.behaviours.types import Reply
+from harness.errors import GoldenCorrupt, GoldenError, GoldenMissing, ReferenceInvalid
 from harness.execution.assemble import REPLIES, answers_of
 from harness.execution.isolation import Worker
 from harness.execution.jobs import DescribeJob, Description, ReferenceJob, ReferenceRun

@@ -9,13 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from harness.backends.protocol import Backend
+from harness.backends.protocol import Backend, Session
 from harness.backends.registry import Registry
 from harness.errors import BackendError, CasesError, MissingExtraError, UnsupportedError
-from harness.execution.cases_run import CasesRun, run_cases, spread, whole_batches
+from harness.execution.cases_run import (
+    CasesRun,
+    batches,
+    run_cases,
+    spread,
+    watch_groups,
+    whole_batches,
+)
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Outputs, ReferenceJob, ReferenceRun
 from harness.execution.loaded import Loaded, LoadedSuite
+from harness.execution.metamorphic import ask_again
 from harness.execution.operator_statistics import OperatorStatistics
 from harness.execution.replies import replies_of
 from harness.execution.target_run import with_precision
@@ -45,20 +53,10 @@ def run_reference(
     suite = loaded.get(job.suite)
     chosen = with_precision(backend, job.precision)
     statistics = {o.name: OperatorStatistics(o) for o in suite.operators}
-    names = [operator.name for operator in suite.operators]
     session = chosen.load(suite.model, None)
     try:
         report: dict[str, Any] = getattr(session, "precision_report", dict)()
-        plain = run_cases(
-            session,
-            suite.model,
-            suite.cases,
-            batch=job.suite.batch,
-            capture=names,
-            on_capture=lambda name, x, _: statistics[name].add(x),
-            capture_steps=None,
-            on_progress=progress,
-        )
+        plain = _watched(session, suite, job.suite.batch, statistics, progress)
         replies = replies_of(session, suite.model, suite.cases, batch=job.suite.batch)
         sample = spread(suite.cases, _SAMPLE)
         # The first batch as it was, so that nothing but the repetition is new.
@@ -66,6 +64,8 @@ def run_reference(
         again = run_cases(session, suite.model, first, batch=job.suite.batch)
         single = run_cases(session, suite.model, sample, batch=1)
         floor = {"repeat": _moved(plain, again), "batch of 1": _moved(plain, single)}
+        for way, outputs in ask_again(session, sample).items():
+            floor[way] = _moved(plain, CasesRun(outputs=outputs))
     finally:
         session.close()
     floor["threads"] = _threads(chosen, suite, sample, job.suite.batch)
@@ -86,6 +86,34 @@ def run_reference(
         version=available.version,
         device=available.device,
     )
+
+
+def _watched(
+    session: Session,
+    suite: LoadedSuite,
+    batch: int,
+    statistics: Mapping[str, OperatorStatistics],
+    progress: OnProgress,
+) -> CasesRun:
+    """All cases, with the statistics of every operator's input."""
+    whole = CasesRun()
+    groups = list(batches(suite.cases, batch))
+    for group in groups:
+        for names in watch_groups(suite.operators, group):
+            run = run_cases(
+                session,
+                suite.model,
+                group,
+                batch=batch,
+                capture=names,
+                on_capture=lambda name, x, _: statistics[name].add(x),
+                capture_steps=None,
+            )
+            whole.seconds += run.seconds
+            whole.calls += run.calls
+        whole.outputs.update(run.outputs)
+        progress(len(whole.outputs), len(suite.cases))
+    return whole
 
 
 def right_tokens(cases: Sequence[Case]) -> dict[str, Array]:

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.backends.protocol import Arithmetic, Artifact, Backend, Session
+from harness.backends.protocol import KV_CACHE, Arithmetic, Artifact, Backend, Session
 from harness.backends.registry import Registry
 from harness.compare.explained import STRIDE, Explained, weight_evidence
 from harness.compare.operator_evidence import WeightEvidence
 from harness.errors import MissingExtraError, UnsupportedError
-from harness.execution.cases_run import CasesRun, batches, run_cases, spread
+from harness.execution.cases_run import (
+    CasesRun,
+    batches,
+    run_cases,
+    spread,
+    watch_groups,
+)
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
     OracleJob,
@@ -26,6 +32,7 @@ from harness.execution.jobs import (
 )
 from harness.execution.latency import time_target
 from harness.execution.loaded import Loaded, LoadedSuite
+from harness.execution.metamorphic import ask_again
 from harness.execution.operator_noise import with_measured_noise
 from harness.execution.replies import replies_of
 from harness.judge.evidence import Failure
@@ -103,7 +110,7 @@ def _measure(
     result.weights = _weights(suite.operators, job.scheme, plans, artifact)
     result.activations_expected = tuple(
         name for name, entry in plans.items() if entry.activations
-    )
+    ) + ((KV_CACHE,) if job.scheme.kv_cache else ())
     result.activations_found = tuple(artifact.activations) if artifact else ()
     result.timings["artifact"] = time.perf_counter() - start
     run = run_cases(
@@ -173,7 +180,7 @@ def _weights(
 def _repeats(
     job: TargetJob, suite: LoadedSuite, session: Session, run: CasesRun
 ) -> list[Repeat]:
-    """The same cases once more, and the same cases one by one."""
+    """The same cases once more, one by one, and in other ways that ask the same."""
     cases = spread(suite.cases, job.repeat_cases)
     repeats = []
     for name, batch in (("repeat", job.suite.batch), ("batch of 1", 1)):
@@ -182,6 +189,9 @@ def _repeats(
         again = run_cases(session, suite.model, chosen, batch=batch)
         first = {case.id: run.outputs[case.id] for case in chosen}
         repeats.append(_repeat(name, first, again.outputs))
+    for name, outputs in ask_again(session, cases).items():
+        first = {case: run.outputs[case] for case in outputs}
+        repeats.append(_repeat(name, first, outputs))
     return repeats
 
 
@@ -228,15 +238,16 @@ def _check_operators(
         # channel.
         if explained.work > _ORACLE_WORK and index >= STRIDE:
             break
-        run = run_cases(
-            session,
-            suite.model,
-            group,
-            batch=job.suite.batch,
-            capture=quantized,
-            on_capture=on_capture,
-        )
-        watched.update(run.outputs)
+        for names in watch_groups([operators[n] for n in quantized], group):
+            run = run_cases(
+                session,
+                suite.model,
+                group,
+                batch=job.suite.batch,
+                capture=names,
+                on_capture=on_capture,
+            )
+            watched.update(run.outputs)
     if watched:
         # An engine may compute another thing while it is watched: then the operators
         # that were judged are not those that ran.

@@ -212,8 +212,37 @@ def causal_module(folder: Path, architecture: str) -> torch.nn.Module:
         ) -> torch.Tensor:
             cache = None if self.rounding is None else self.new_cache()
             hidden = self.model(
-                input_ids, attention_mask=attention_mask, past_key_values=cache
+                input_ids,
+                attention_mask=attention_mask,
+                position_ids=positions_of(attention_mask),
+                past_key_values=cache,
             )[0]
+            rows = positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
+            logits: torch.Tensor = self.lm_head(hidden.gather(1, rows))
+            return logits
+
+        def in_pieces(
+            self,
+            input_ids: torch.Tensor,
+            attention_mask: torch.Tensor,
+            positions: torch.Tensor,
+            size: int,
+        ) -> torch.Tensor:
+            """The same logits, the tokens read `size` at a time through a cache."""
+            cache, parts = self.new_cache(), []
+            where = positions_of(attention_mask)
+            for start in range(0, input_ids.shape[1], size):
+                part = slice(start, start + size)
+                parts.append(
+                    self.model(
+                        input_ids[:, part],
+                        attention_mask=attention_mask[:, : start + size],
+                        position_ids=where[:, part],
+                        past_key_values=cache,
+                        use_cache=True,
+                    )[0]
+                )
+            hidden = torch.cat(parts, dim=1)
             rows = positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
             logits: torch.Tensor = self.lm_head(hidden.gather(1, rows))
             return logits

@@ -22,6 +22,9 @@ FOLDER = Path(__file__).resolve().parent
 #: Tokens of a reply that the logits are teacher-forced over.
 REPLY = 24
 ASKED = ("prompt", "messages", "text")
+KEYS = (*ASKED, "reply", "ended")
+#: Tokens of prompt and reply, by which a case is tagged.
+LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 def main() -> None:
@@ -47,14 +50,30 @@ def main() -> None:
         requests.append(Request(name=record["id"], tokens=tokens, longest=REPLY))
     session = TorchBackend("fp32").load(model, None)
     by_id = {record["id"]: record for record in prompts}
-    for start in range(0, len(requests), 16):
-        part = requests[start : start + 16]
+    for start in range(0, len(requests), 32):
+        part = requests[start : start + 32]
         for name, entry in session.generate(part, batch=16).items():
             ids = [t for t in entry.tokens.tolist() if t != model.end]
             by_id[name] |= {"reply": model.tokenizer.decode(ids), "ended": entry.ended}
         print(start + len(part), "of", len(requests), file=sys.stderr)
-    lines = [json.dumps(record, ensure_ascii=False) for record in prompts]
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write(target, [record for record in prompts if answered(record)])
+    for record in prompts:
+        ids = model.prepare({k: record[k] for k in record if k in KEYS}, "")
+        length = ids["input_ids"].size
+        limit = next(limit for limit in LENGTHS if length <= limit)
+        record["tags"] = [*record["tags"], f"tokens<={limit}"]
+    write(target, prompts)
+
+
+def answered(record: dict[str, Any]) -> bool:
+    """Whether a record needs no reply any more."""
+    return "text" in record or "reply" in record
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    """A line a record."""
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
