@@ -8,6 +8,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+
 from harness.behaviours.each_reply import Seen, of_each
 from harness.compare.text import edit_distance
 
@@ -128,7 +130,7 @@ def _same(seen: Seen) -> bool:
     """The reference's reply, token by token."""
     if seen.reference is None:
         return True
-    return seen.reply.tokens.tolist() == seen.reference.tokens.tolist()
+    return np.array_equal(seen.reply.tokens, seen.reference.tokens)
 
 
 KINDS: Final = (

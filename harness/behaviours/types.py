@@ -34,6 +34,8 @@ class Reply:
     probabilities: Array
     #: Whether it ended by itself, not by the limit on its length.
     ended: bool
+    #: What it replies to, as the model read it.
+    prompt: str = ""
 
 
 #: Case id -> reply.

@@ -17,7 +17,12 @@ from harness.errors import (
     MissingExtraError,
     UnsupportedError,
 )
-from harness.execution.assemble import Context, assemble, make_context
+from harness.execution.assemble import (
+    Context,
+    assemble,
+    make_context,
+    recorded_replies,
+)
 from harness.execution.baseline import Baseline, whereabouts
 from harness.execution.golden_inventory import other_cases
 from harness.execution.isolation import Worker
@@ -31,6 +36,7 @@ from harness.execution.jobs import (
 )
 from harness.execution.observer import Observer
 from harness.execution.run_folder import target_folder, write_target
+from harness.execution.side_by_side import write_replies
 from harness.execution.suite import Suite, Target
 from harness.golden.run_store import write_run_outputs
 from harness.golden.store import Golden, read_golden
@@ -216,6 +222,12 @@ class Matrix:
             oracle=oracle,
             baseline=baseline,
             budgets=budgets,
+        )
+        write_replies(
+            self._folder(suite, target),
+            recorded_replies(prepared.golden),
+            run.replies,
+            evidence.behaviours,
         )
         known = acknowledgements_for(suite, target, prepared.golden.model_fingerprint)
         return dataclasses.replace(evidence, acknowledgements=known)

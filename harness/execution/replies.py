@@ -41,12 +41,14 @@ def replies_of(
     found = generate(requests, batch=batch)
     tokenizer: Any = getattr(model, "tokenizer")  # noqa: B009 - of language models only
     end = model.metadata.get("end")
+    prompts = {request.name: request.tokens for request in requests}
     return {
         name: Reply(
             text=tokenizer.decode([t for t in entry.tokens.tolist() if t != end]),
             tokens=entry.tokens,
             probabilities=entry.probabilities,
             ended=entry.ended,
+            prompt=tokenizer.decode(prompts[name].tolist()),
         )
         for name, entry in found.items()
     }
