@@ -61,7 +61,7 @@ def _json_schema(seen: Seen) -> bool:
 
 
 def _tool_call(seen: Seen) -> bool:
-    """`{"name": ..., "arguments": {...}}`: the name, and each argument that is given."""
+    """`{"name": ..., "arguments": {...}}`: the name, and each argument given."""
     value, wanted = _value(seen), seen.wanted
     if not isinstance(value, dict) or value.get("name") != wanted.get("name"):
         return False

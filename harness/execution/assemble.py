@@ -266,6 +266,7 @@ def answers_of(
     description: Description,
     outputs: Outputs,
     kinds: Mapping[str, Any],
+    *,
     replies: Replies,
     reference: Replies | None = None,
 ) -> dict[str, dict[str, Answer]]:
@@ -291,7 +292,9 @@ def answers_of(
             _cases(description, given), given, behaviour.options, metadata
         )
     if replies:
-        found[REPLIES] = {case: Answer(r.text, True) for case, r in replies.items()}
+        found[REPLIES] = {
+            case: Answer(r.text, right=True) for case, r in replies.items()
+        }
     return found
 
 
@@ -326,8 +329,8 @@ def _behaviours(context: Context, run: TargetRun) -> tuple[BehaviourEvidence, ..
         context.description,
         run.outputs,
         context.behaviours,
-        run.replies,
-        recorded_replies(context.golden),
+        replies=run.replies,
+        reference=recorded_replies(context.golden),
     )
     answers.pop(REPLIES, None)
     for name, target in answers.items():

@@ -196,7 +196,11 @@ class _Recorder:
             )
         _check_valid(suite, reference)
         answers = answers_of(
-            suite, described, reference.outputs, self.kinds, reference.replies
+            suite,
+            described,
+            reference.outputs,
+            self.kinds,
+            replies=reference.replies,
         )
         kinds = {spec.name: spec.kind for spec in described.outputs}
         return Golden(

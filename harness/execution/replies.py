@@ -12,8 +12,8 @@ from harness.behaviours.types import Reply
 from harness.errors import CasesError, UnsupportedError
 from harness.models.types import Case, Model
 
-#: Keys of `expected` that say how a reply is written.
-_KEYS: Final = {"tokens": int, "temperature": float, "seed": int}
+#: Keys of `generate` that say how a reply is written.
+_KEYS: Final = frozenset({"tokens", "temperature", "seed"})
 
 
 def replies_of(
@@ -59,8 +59,8 @@ def _request(case: Case, model: Model) -> Request | None:
     if asked is None:
         return None
     table = {"tokens": asked} if isinstance(asked, int) else asked
-    fits = isinstance(table, dict) and set(table) <= set(_KEYS) and "tokens" in table
-    if not fits or not isinstance(table["tokens"], int) or table["tokens"] < 1:
+    fits = isinstance(table, dict) and set(table) <= _KEYS and "tokens" in table
+    if not fits or type(table["tokens"]) is not int or table["tokens"] < 1:
         raise CasesError(
             f"case {case.id!r}: expected.generate={asked!r}, but should be the most "
             "tokens of the reply, or {tokens, temperature, seed}"

@@ -39,9 +39,7 @@ def _broken(behaviours: Sequence[BehaviourEvidence]) -> Mapping[str, list[str]]:
     """Case -> behaviours whose right answer was lost in it."""
     found: dict[str, list[str]] = {}
     for entry in behaviours:
-        pairs = zip(
-            entry.cases, entry.reference_right, entry.target_right, strict=True
-        )
+        pairs = zip(entry.cases, entry.reference_right, entry.target_right, strict=True)
         for case, before, now in pairs:
             if before and not now:
                 found.setdefault(case, []).append(entry.name)

@@ -16,7 +16,7 @@ from harness.models.types import Model
 
 
 def load_model(spec: str, folder: Path) -> Model:
-    """Load `model.onnx`, `model.gguf`, a Hugging Face folder, or `package.module:factory`.
+    """Load a `.onnx` or `.gguf` file, a Hugging Face folder, `package.module:factory`.
 
     Args:
         spec: the value of `model`.

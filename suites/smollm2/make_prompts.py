@@ -214,7 +214,9 @@ WHO = "The gardener;The teacher;A tall man;The captain;My aunt;The baker;A young
 DID = "painted;repaired;carried;found;sold;borrowed;washed;hid;measured;counted"
 WHAT = "a wooden box;the green door;an empty bottle;a stack of letters;the broken lamp;two baskets;a heavy coat;the garden tools;a map of the coast;some dry wood"
 WHERE = "near the station;behind the school;in the old barn;by the river;on the hill;next to the church;under the bridge;in the market;at the harbor;beside the well"
-NEEDLES = [("The secret word is", "lantern"), ("The secret word is", "velvet")] + [
+NEEDLES = [
+    ("The secret word is", "lantern"),
+    ("The secret word is", "velvet"),
     ("The name of the cat is", "Biscuit"),
     ("The name of the ship is", "Aurora"),
     ("The code of the door is", "4711"),

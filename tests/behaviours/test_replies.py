@@ -202,8 +202,8 @@ def test_loops_and_repeated_text_are_seen():
 
 def test_an_ending_that_never_comes():
     """The end token is missing: a user waits for the limit."""
-    assert right("ending", reply("x", ended=True), True, key="ends")
-    assert not right("ending", reply("x", ended=False), True, key="ends")
+    assert right("ending", reply("x", ended=True), 1, key="ends")
+    assert not right("ending", reply("x", ended=False), 1, key="ends")
 
 
 def test_length_and_similarity_are_measured_from_the_reference():
@@ -216,7 +216,8 @@ def test_length_and_similarity_are_measured_from_the_reference():
     assert right("similarity", five, reference=ten)
     assert not right("similarity", four, reference=ten)
     assert not right("same_reply", five, reference=ten)
-    assert right("length", four) and right("similarity", four)
+    assert right("length", four)
+    assert right("similarity", four)
 
 
 def test_script_and_refusal_follow_the_reference():
