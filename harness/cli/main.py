@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "report": "render the HTML report of a run or of a history",
     "explain": "what a target was judged on, and its operators one by one",
     "calibrate": "propose budgets from what a clean run measures",
+    "hunt": "search for the prompts that a target gets most wrong",
     "doctor": "backends, versions, hardware; what is missing and how to add it",
 }
 _EXAMPLES: Final = """\

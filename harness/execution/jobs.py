@@ -92,7 +92,38 @@ class ReferenceJob:
     precision: str
 
 
-Job = DescribeJob | TargetJob | OracleJob | ReferenceJob
+@dataclass(frozen=True, kw_only=True)
+class HuntJob:
+    """Look for the prompts that a target gets most wrong."""
+
+    suite: SuiteRef
+    backend: str
+    scheme: Scheme
+    precision: str
+    seconds: float
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A prompt, and how far the target is from the reference on it."""
+
+    text: str
+    kl: float
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuntRun:
+    """What a hunt found."""
+
+    tried: int
+    #: Mean KL of the suite's own prompts that were tried first.
+    seed_kl: float
+    findings: tuple[Finding, ...]
+
+
+Job = DescribeJob | TargetJob | OracleJob | ReferenceJob | HuntJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,4 +188,4 @@ class ReferenceRun:
     replies: dict[str, Reply] = field(default_factory=dict)
 
 
-Result = Description | TargetRun | OracleRun | ReferenceRun
+Result = Description | TargetRun | OracleRun | ReferenceRun | HuntRun

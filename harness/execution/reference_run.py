@@ -15,6 +15,7 @@ from harness.errors import BackendError, CasesError, MissingExtraError, Unsuppor
 from harness.execution.cases_run import (
     CasesRun,
     batches,
+    release_memory,
     run_cases,
     spread,
     watch_groups,
@@ -112,6 +113,7 @@ def _watched(
             whole.seconds += run.seconds
             whole.calls += run.calls
         whole.outputs.update(run.outputs)
+        release_memory()
         progress(len(whole.outputs), len(suite.cases))
     return whole
 

@@ -17,6 +17,7 @@ from harness.errors import MissingExtraError, UnsupportedError
 from harness.execution.cases_run import (
     CasesRun,
     batches,
+    release_memory,
     run_cases,
     spread,
     watch_groups,
@@ -248,6 +249,7 @@ def _check_operators(
                 on_capture=on_capture,
             )
             watched.update(run.outputs)
+        release_memory()
     if watched:
         # An engine may compute another thing while it is watched: then the operators
         # that were judged are not those that ran.

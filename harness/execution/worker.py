@@ -13,8 +13,10 @@ from multiprocessing.connection import Connection
 
 from harness.backends.registry import Registry, load_registry
 from harness.errors import HarnessError
+from harness.execution.hunt import run_hunt
 from harness.execution.jobs import (
     DescribeJob,
+    HuntJob,
     Job,
     OracleJob,
     ReferenceJob,
@@ -70,6 +72,8 @@ def _work(
         return loaded.describe(job.suite)
     if isinstance(job, OracleJob):
         return run_oracle(job, registry, loaded)
+    if isinstance(job, HuntJob):
+        return run_hunt(job, registry, loaded)
     if isinstance(job, ReferenceJob):
         return run_reference(job, registry, loaded, progress)
     assert isinstance(job, TargetJob)  # sanity check
