@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -169,24 +169,33 @@ class TorchSession:
         self._operators = list(operators)
         self._wanted: frozenset[str] = frozenset()
         self._captured: dict[str, Array] = {}
+        self._tell: Callable[[str, Array, Array], None] | None = None
         for name in operators:
             module.get_submodule(name).register_forward_hook(self._hook(name))
 
     def _hook(self, name: str) -> Any:
         def observe(_: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if name in self._wanted:
-                self._captured[f"{name}/input"] = _numpy(inputs[0]).astype(np.float32)
-                self._captured[name] = _numpy(output).astype(np.float32)
+            if name not in self._wanted:
+                return
+            x, y = (_numpy(t).astype(np.float32) for t in (inputs[0], output))
+            if self._tell is not None:
+                self._tell(name, x, y)
+            else:
+                self._captured |= {f"{name}/input": x, name: y}
 
         return observe
 
     def run(
         self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()
     ) -> Outputs:
-        """Run once, without gradients."""
+        """Run once, without gradients.
+
+        A `capture` with an `observer` is told of each operator as it runs.
+        """
         import torch
 
         self._wanted = frozenset(capture)
+        self._tell = getattr(capture, "observer", None)
         self._captured = {}
         feeds = {name: self._tensor(array) for name, array in inputs.items()}
         with torch.inference_mode():

@@ -14,15 +14,15 @@ import numpy as np
 
 from harness.backends.protocol import Session
 from harness.errors import BackendError
-from harness.models.types import Case, Model, Operator
+from harness.models.types import Case, Model
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Operator name, its observed input and output.
 OnCapture = Callable[[str, Array, Array], None]
 
 
-#: Bytes of operators' inputs and outputs that are held at a time.
-MOST_WATCHED: Final = 1 << 29
+#: Tokens of the longest prompt that is not long.
+LONGEST: Final = 400
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,20 @@ def whole_batches(cases: Sequence[Case], size: int, count: int) -> list[Case]:
     return chosen
 
 
+def moderate(cases: Sequence[Case]) -> Sequence[Case]:
+    """Cases of at most 400 tokens, where there are such; all of other models.
+
+    What is done again and again, or multiplied out exactly, is done on these: long
+    prompts take as long as all others together.
+    """
+    short = [
+        case
+        for case in cases
+        if "positions" not in case.inputs or case.inputs["input_ids"].size <= LONGEST
+    ]
+    return short or cases
+
+
 def spread(cases: Sequence[Case], count: int) -> list[Case]:
     """At most `count` cases that cover as many different shapes as possible.
 
@@ -104,25 +118,14 @@ def _elements(case: Case) -> int:
     return sum(array.size for array in case.inputs.values())
 
 
-def watch_groups(
-    operators: Sequence[Operator], cases: Sequence[Case]
-) -> list[list[str]]:
-    """Operators that are watched in one call, so that what they show fits in memory.
+class Streamed(frozenset[str]):
+    """Operators that are watched, with whom to tell as soon as each has run.
 
-    A model that takes tokens shows a row of every layer for every token: at 2,000
-    tokens, gigabytes. Such cases are run several times, some operators at a time.
+    A session that does so holds one operator's arrays at a time; one that does not
+    look for `observer` returns them with the outputs, as for any `capture`.
     """
-    tokens = [case.inputs["input_ids"].size for case in cases if _tokens(case)]
-    groups: list[list[str]] = [[]]
-    held = 0
-    for operator in operators:
-        size = sum(tokens) * 4 * (operator.reduction + operator.weight.shape[0])
-        if groups[-1] and held + size > MOST_WATCHED:
-            groups.append([])
-            held = 0
-        groups[-1].append(operator.name)
-        held += size
-    return groups
+
+    observer: OnCapture
 
 
 def release_memory() -> None:
@@ -135,10 +138,6 @@ def release_memory() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
-
-
-def _tokens(case: Case) -> bool:
-    return "input_ids" in case.inputs
 
 
 def run_cases(
@@ -232,7 +231,7 @@ def _call(
     watch: Capture,
 ) -> dict[str, Array]:
     start = time.perf_counter()
-    outputs = session.run(inputs, capture=watch.operators)
+    outputs = session.run(inputs, capture=_streamed(inputs, watch))
     run.seconds += time.perf_counter() - start
     run.calls += 1
     for operator in watch.operators:
@@ -240,6 +239,18 @@ def _call(
             watch.observer(operator, outputs[f"{operator}/input"], outputs[operator])
     hidden = {*watch.operators, *(f"{name}/input" for name in watch.operators)}
     return {name: np.asarray(a) for name, a in outputs.items() if name not in hidden}
+
+
+def _streamed(inputs: Mapping[str, Array], watch: Capture) -> Collection[str]:
+    """Of a model that takes tokens, operators are told of one by one.
+
+    It shows a row of every layer for every token: at 2,000 tokens, gigabytes.
+    """
+    if watch.observer is None or not watch.operators or "positions" not in inputs:
+        return watch.operators
+    names = Streamed(watch.operators)
+    names.observer = watch.observer
+    return names
 
 
 def _unstack(

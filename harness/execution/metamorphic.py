@@ -19,8 +19,6 @@ Inputs = dict[str, Array]
 
 #: Tokens of padding, and of what follows.
 _MORE: Final = 7
-#: Cases longer than this are left to the other checks.
-LONGEST: Final = 400
 #: Tokens of a piece of a prompt that is read through the cache, at most.
 PIECE: Final = 24
 
@@ -66,11 +64,7 @@ def ask_again(
 
     "cache" is only there where the session can read a prompt in pieces.
     """
-    chosen = [
-        case
-        for case in cases
-        if "positions" in case.inputs and case.inputs["input_ids"].size <= LONGEST
-    ]
+    chosen = [case for case in cases if "positions" in case.inputs]
     if not chosen:
         return {}
     found = {

@@ -15,10 +15,10 @@ from harness.errors import BackendError, CasesError, MissingExtraError, Unsuppor
 from harness.execution.cases_run import (
     CasesRun,
     batches,
+    moderate,
     release_memory,
     run_cases,
     spread,
-    watch_groups,
     whole_batches,
 )
 from harness.execution.errors_by_case import paired
@@ -59,7 +59,7 @@ def run_reference(
         report: dict[str, Any] = getattr(session, "precision_report", dict)()
         plain = _watched(session, suite, job.suite.batch, statistics, progress)
         replies = replies_of(session, suite.model, suite.cases, batch=job.suite.batch)
-        sample = spread(suite.cases, _SAMPLE)
+        sample = spread(moderate(suite.cases), _SAMPLE)
         # The first batch as it was, so that nothing but the repetition is new.
         first = whole_batches(suite.cases, job.suite.batch, 1)
         again = run_cases(session, suite.model, first, batch=job.suite.batch)
@@ -98,20 +98,18 @@ def _watched(
 ) -> CasesRun:
     """All cases, with the statistics of every operator's input."""
     whole = CasesRun()
-    groups = list(batches(suite.cases, batch))
-    for group in groups:
-        for names in watch_groups(suite.operators, group):
-            run = run_cases(
-                session,
-                suite.model,
-                group,
-                batch=batch,
-                capture=names,
-                on_capture=lambda name, x, _: statistics[name].add(x),
-                capture_steps=None,
-            )
-            whole.seconds += run.seconds
-            whole.calls += run.calls
+    for group in batches(suite.cases, batch):
+        run = run_cases(
+            session,
+            suite.model,
+            group,
+            batch=batch,
+            capture=list(statistics),
+            on_capture=lambda name, x, _: statistics[name].add(x),
+            capture_steps=None,
+        )
+        whole.seconds += run.seconds
+        whole.calls += run.calls
         whole.outputs.update(run.outputs)
         release_memory()
         progress(len(whole.outputs), len(suite.cases))

@@ -17,10 +17,10 @@ from harness.errors import MissingExtraError, UnsupportedError
 from harness.execution.cases_run import (
     CasesRun,
     batches,
+    moderate,
     release_memory,
     run_cases,
     spread,
-    watch_groups,
 )
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
@@ -182,7 +182,7 @@ def _repeats(
     job: TargetJob, suite: LoadedSuite, session: Session, run: CasesRun
 ) -> list[Repeat]:
     """The same cases once more, one by one, and in other ways that ask the same."""
-    cases = spread(suite.cases, job.repeat_cases)
+    cases = spread(moderate(suite.cases), job.repeat_cases)
     repeats = []
     for name, batch in (("repeat", job.suite.batch), ("batch of 1", 1)):
         # A repeat must be stacked as the first time was, or it is another question.
@@ -224,7 +224,7 @@ def _check_operators(
     operators = {operator.name: operator for operator in suite.operators}
     quantized = [n for n, entry in plans.items() if entry.weights or entry.activations]
     assert result.arithmetic is not None  # sanity check
-    chosen = spread(suite.cases, job.capture_cases) if quantized else []
+    chosen = spread(moderate(suite.cases), job.capture_cases) if quantized else []
     groups = list(batches(chosen, job.suite.batch))
     explained = Explained(job.scheme, result.arithmetic, calls=len(groups))
     seen: set[str] = set()
@@ -239,16 +239,15 @@ def _check_operators(
         # channel.
         if explained.work > _ORACLE_WORK and index >= STRIDE:
             break
-        for names in watch_groups([operators[n] for n in quantized], group):
-            run = run_cases(
-                session,
-                suite.model,
-                group,
-                batch=job.suite.batch,
-                capture=names,
-                on_capture=on_capture,
-            )
-            watched.update(run.outputs)
+        run = run_cases(
+            session,
+            suite.model,
+            group,
+            batch=job.suite.batch,
+            capture=quantized,
+            on_capture=on_capture,
+        )
+        watched.update(run.outputs)
         release_memory()
     if watched:
         # An engine may compute another thing while it is watched: then the operators

@@ -10,6 +10,7 @@ from harness.backends.protocol import KV_CACHE, Request
 from harness.backends.torch_backend import TorchBackend
 from harness.backends.torch_kv import cache_rounding, holds_what_it_should
 from harness.errors import UnsupportedError, UsageError
+from harness.execution.cases_run import run_cases
 from harness.execution.metamorphic import ask_again
 from harness.models.load import load_model
 from harness.models.types import Case
@@ -262,3 +263,26 @@ def test_fp8_products_of_a_language_model_are_emulated_on_the_cpu(model):
     found = TorchBackend(device="cpu").load(model, scheme_by_name("fp8_e4m3"))
 
     assert "emulated" == found.arithmetic().execution
+
+
+def test_operators_of_a_language_model_are_told_of_one_by_one(model, session):
+    """With the arrays that a plain capture returns, and none of them held."""
+    inputs = cases(model)[2].inputs
+    names = [operator.name for operator in model.operators()]
+    held = session.run(inputs, capture=names)
+    seen = {}
+    found = run_cases(
+        session,
+        model,
+        cases(model)[2:3],
+        batch=1,
+        capture=names,
+        on_capture=lambda name, x, y: seen.setdefault(name, (x, y)),
+    )
+
+    assert names == list(seen)
+    for name, (x, y) in seen.items():
+        np.testing.assert_array_equal(held[f"{name}/input"], x)
+        np.testing.assert_array_equal(held[name], y)
+    assert not session._captured
+    assert {"logits"} == set(next(iter(found.outputs.values())))

@@ -9,10 +9,9 @@ import pytest
 
 from harness.errors import CasesError, ConfigError, UnsupportedError
 from harness.execution.api import record, run
-from harness.execution.cases_run import watch_groups
 from harness.execution.replies import replies_of
 from harness.execution.suite import load_suite
-from harness.models.types import Case, Operator
+from harness.models.types import Case
 from tests.models.tiny_gguf import write_gguf
 
 SUITE = """\
@@ -170,20 +169,6 @@ def test_a_backend_that_does_not_generate_is_unsupported():
 def test_cases_that_ask_for_nothing_need_no_generator():
     """As with every model that writes no text."""
     assert {} == replies_of(object(), Writer, [asked()], batch=1)
-
-
-def test_long_prompts_are_watched_some_operators_at_a_time(monkeypatch):
-    """What is held at a time is bounded; every operator is watched once."""
-    monkeypatch.setattr("harness.execution.cases_run.MOST_WATCHED", 4 * 100 * 30)
-    operators = [
-        Operator(name=f"o{i}", kind="linear", weight=np.zeros((5, 5), np.float32))
-        for i in range(7)
-    ]
-    ids = Case("c", {"input_ids": np.zeros((1, 100), np.int64)})
-    other = Case("c", {"x": np.zeros((1, 100), np.float32)})
-
-    assert [3, 3, 1] == [len(g) for g in watch_groups(operators, [ids])]
-    assert [7] == [len(g) for g in watch_groups(operators, [other])]
 
 
 @pytest.mark.parametrize("text", ['{"type": "objekt"}', "{", "[]"])
