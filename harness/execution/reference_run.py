@@ -35,6 +35,8 @@ OnProgress = Callable[[int, int], None]
 
 #: Cases that the noise floor is measured on.
 _SAMPLE = 8
+#: Values a call that quantiles of a language model's inputs are taken from.
+_QUANTILES = 4096
 #: Precisions tried for the exact run, widest first.
 _EXACT = ("fp64", "fp32")
 
@@ -53,7 +55,11 @@ def run_reference(
         raise UnsupportedError(f"reference backend {job.backend}: {available.reason}")
     suite = loaded.get(job.suite)
     chosen = with_precision(backend, job.precision)
-    statistics = {o.name: OperatorStatistics(o) for o in suite.operators}
+    tokens = any("positions" in case.inputs for case in suite.cases)
+    statistics = {
+        o.name: OperatorStatistics(o, sample=_QUANTILES if tokens else None)
+        for o in suite.operators
+    }
     session = chosen.load(suite.model, None)
     try:
         report: dict[str, Any] = getattr(session, "precision_report", dict)()

@@ -385,7 +385,7 @@ def texts() -> Iterator[tuple[str, Record]]:
 
 def needles() -> Iterator[tuple[str, Record]]:
     """One sentence that matters in a text of sentences that do not."""
-    sizes = ((20, 12), (60, 12), (150, 8), (350, 8), (650, 4), (1100, 2), (1500, 1))
+    sizes = ((20, 12), (60, 12), (150, 6), (350, 6), (650, 3), (1100, 1), (1500, 1))
     number = 0
     for words, count in sizes:
         for index in range(count):
