@@ -12,6 +12,9 @@ from harness.behaviours.types import Reply
 from harness.errors import CasesError, UnsupportedError
 from harness.models.types import Case, Model
 
+#: Prompts that are continued at a time, for each that is stacked otherwise: a step
+#: reads every weight once, for one row or for many.
+_AT_A_TIME: Final = 4
 #: Keys of `generate` that say how a reply is written.
 _KEYS: Final = frozenset({"tokens", "temperature", "seed"})
 
@@ -38,7 +41,7 @@ def replies_of(
             f"cases ask {model.name} for replies ({requests[0].name!r}), but the "
             "backend does not generate"
         )
-    found = generate(requests, batch=batch)
+    found = generate(requests, batch=_AT_A_TIME * batch)
     tokenizer: Any = getattr(model, "tokenizer")  # noqa: B009 - of language models only
     end = model.metadata.get("end")
     prompts = {request.name: request.tokens for request in requests}
