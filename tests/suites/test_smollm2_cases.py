@@ -20,7 +20,6 @@ CASES = [json.loads(line) for line in LINES if line]
 KEYS = {
     "json": "json",
     "json_schema": "json",
-    "tool_call": "tool_call",
     "code": "code",
     "format": "format",
     "arithmetic": "number",
