@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -109,6 +109,10 @@ class QuantizedTensor:
     nbytes: int = 0
 
 
+#: Stands for the keys and values among the activations that an artifact names.
+KV_CACHE: Final = "kv_cache"
+
+
 @dataclass(frozen=True)
 class Artifact:
     """What was built before anything is run: the proof of quantization."""
@@ -137,9 +141,38 @@ class Arithmetic:
     determinism: Literal["exact", "run-to-run", "drifts"] = "exact"
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+    """A prompt that a language model is to continue."""
+
+    name: str
+    #: int64 token ids, at least one.
+    tokens: Array
+    #: Most tokens of the reply.
+    longest: int
+    #: 0: the most likely token each time; else what the logits are divided by.
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Generated:
+    """What a language model replied."""
+
+    #: int64 token ids, the end token included where the reply ended.
+    tokens: Array
+    #: float32 probability of each of them, at temperature 1.
+    probabilities: Array
+    #: Whether it ended by itself, not by the limit.
+    ended: bool
+
+
 @runtime_checkable
 class Session(Protocol):
-    """A loaded model. `artifact` and `arithmetic` are optional for plugins."""
+    """A loaded model. `artifact`, `arithmetic` and `generate` are optional.
+
+    `generate(requests, *, batch)` gives a `Generated` by the request's name.
+    """
 
     def run(
         self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()

@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
 from harness.backends.protocol import (
+    KV_CACHE,
     Arithmetic,
     Artifact,
     Availability,
     Finding,
+    Generated,
     Outputs,
+    Request,
     Support,
     Variant,
 )
@@ -64,14 +67,20 @@ class TorchSession:
         self._operators = list(operators)
         self._wanted: frozenset[str] = frozenset()
         self._captured: dict[str, torch.Tensor] = {}
+        self._tell: Callable[[str, Array, Array], None] | None = None
         for name in operators:
             module.get_submodule(name).register_forward_hook(self._hook(name))
 
     def _hook(self, name: str) -> Any:
         def observe(_: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if name in self._wanted:
-                self._captured[f"{name}/input"] = inputs[0]
-                self._captured[name] = output
+            if name not in self._wanted:
+                return
+            if self._tell is not None:
+                x, y = (_numpy(t).astype(np.float32) for t in (inputs[0], output))
+                self._tell(name, x, y)
+                return
+            self._captured[f"{name}/input"] = inputs[0]
+            self._captured[name] = output
 
         return observe
 
@@ -87,6 +96,8 @@ class TorchSession:
     ) -> Outputs:
         """Run once, without gradients.
 
+        A `capture` with an `observer` is told of each operator as it runs.
+
         Raises:
             BackendError: the session is closed.
         """
@@ -95,6 +106,7 @@ class TorchSession:
         if self._module is None:
             raise BackendError("torch: the session is closed, but should be open")
         self._wanted = frozenset(capture)
+        self._tell = getattr(capture, "observer", None)
         feeds = {name: self._tensor(array) for name, array in inputs.items()}
         with torch.inference_mode():
             start = time.perf_counter()
@@ -107,6 +119,38 @@ class TorchSession:
             arrays[name] = _numpy(tensor).astype(np.float32)
         self._captured = {}
         return Outputs(arrays, {"run": seconds})
+
+    def generate(
+        self, requests: Sequence[Request], *, batch: int
+    ) -> dict[str, Generated]:
+        """Continue prompts, at most `batch` at a time.
+
+        Raises:
+            UnsupportedError: the model is no language model.
+        """
+        from harness.backends.torch_generate import generate
+
+        if not hasattr(self._module, "step"):
+            raise UnsupportedError("the model is no language model: nothing to reply")
+        self._wanted = frozenset()
+        config = self._module.model.config
+        return generate(self._module, requests, end=config.eos_token_id, batch=batch)
+
+    def run_in_pieces(self, inputs: Mapping[str, Array], size: int) -> Outputs:
+        """A language model's logits, its tokens read `size` at a time.
+
+        Raises:
+            UnsupportedError: the model is no language model.
+        """
+        import torch
+
+        if not hasattr(self._module, "in_pieces"):
+            raise UnsupportedError("the model is no language model: it keeps no cache")
+        self._wanted = frozenset()
+        feeds = {name: self._tensor(array) for name, array in inputs.items()}
+        with torch.inference_mode():
+            logits = self._module.in_pieces(**feeds, size=size)
+        return Outputs({"logits": _numpy(logits)})
 
     def _tensor(self, array: Array) -> torch.Tensor:
         import torch
@@ -165,11 +209,19 @@ class TorchSession:
             weight = getattr(self._module.get_submodule(name), "weight", None)
             if name not in layers and isinstance(weight, torch.Tensor):
                 untouched[name] = _numpy(weight)
+        activations = [
+            n for n, layer in layers.items() if layer.activations is not None
+        ]
+        kept = self._scheme.kv_cache if self._scheme else None
+        if kept is not None:
+            from harness.backends.torch_kv import holds_what_it_should
+
+            rounding = getattr(self._module, "rounding", None)
+            if holds_what_it_should(rounding, kept):
+                activations.append(KV_CACHE)
         return Artifact(
             weights={name: layer.stored.shown() for name, layer in layers.items()},
-            activations=[
-                n for n, layer in layers.items() if layer.activations is not None
-            ],
+            activations=activations,
             untouched=untouched,
         )
 
@@ -329,12 +381,23 @@ class TorchBackend:
 
         operators = model.operators()
         plans = plan(scheme, operators)
+        if scheme.kv_cache is not None:
+            from harness.backends.torch_kv import cache_rounding
+
+            if not hasattr(module, "step"):
+                raise UnsupportedError(
+                    f"{scheme.name} quantizes keys and values, which {model.name} "
+                    "does not keep: it is no language model"
+                )
+            module.rounding = cache_rounding(scheme.kv_cache)
         for operator in operators:
             entry = plans[operator.name]
             if not entry.weights:
                 continue
             layer = module.get_submodule(operator.name)
             quantized = QuantizedLayer(layer, operator, scheme, entry)
+            if device == "cpu" and hasattr(module, "step"):
+                quantized.avoid_slow_kernels()
             module.set_submodule(operator.name, quantized)
         names = [operator.name for operator in operators]
         return self.session(module.to(device), device, torch.float32, names, scheme)

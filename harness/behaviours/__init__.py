@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from harness.behaviours.kinds import KINDS
-from harness.behaviours.types import Answer, Behaviour
+from harness.behaviours.types import Answer, Behaviour, Replies, Reply
 
-__all__ = ["KINDS", "Answer", "Behaviour"]
+__all__ = ["KINDS", "Answer", "Behaviour", "Replies", "Reply"]

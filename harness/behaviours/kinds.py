@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.behaviours import facts, fluency, structured
 from harness.behaviours.types import Answer, Array, BehaviourKind, CaseOutputs
 from harness.errors import ConfigError
 from harness.models.types import Case
@@ -158,5 +159,8 @@ KINDS: dict[str, BehaviourKind] = {
             required=("output",),
             summary="the class with the highest score is the expected one",
         ),
+        *structured.KINDS,
+        *facts.KINDS,
+        *fluency.KINDS,
     )
 }

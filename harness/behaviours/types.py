@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,25 @@ class Answer:
 
     text: str
     right: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reply:
+    """What a language model wrote in one case."""
+
+    #: Special tokens are shown in it, but for the end token itself.
+    text: str
+    #: int64 token ids, and the float32 probability of each.
+    tokens: Array
+    probabilities: Array
+    #: Whether it ended by itself, not by the limit on its length.
+    ended: bool
+    #: What it replies to, as the model read it.
+    prompt: str = ""
+
+
+#: Case id -> reply.
+Replies = Mapping[str, Reply]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +62,14 @@ class BehaviourKind:
     name: str
     #: Answers of the cases that have what the kind needs, by case id.
     evaluate: Callable[
-        [Sequence[Case], CaseOutputs, Mapping[str, Any], Mapping[str, Any]],
+        [Sequence[Case], Any, Mapping[str, Any], Mapping[str, Any]],
         dict[str, Answer],
     ]
     #: Option name -> what it means; every other key is a configuration error.
     options: Mapping[str, str]
     required: tuple[str, ...] = ()
     summary: str = ""
+    #: What `evaluate` is given: a model's outputs, or what a language model wrote.
+    #: Of replies it is given the reference's too, in `metadata["reference"]`, where
+    #: there are any: nothing is there while a golden is recorded.
+    reads: Literal["outputs", "replies"] = "outputs"

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "calibrate": "propose budgets from what a clean run measures",
     "conformance": "does a backend compute what its formats promise? a level a scheme",
     "preflight": "what a backend lacks or casts for a model, before it is compiled",
+    "hunt": "search for the prompts that a target gets most wrong",
     "doctor": "backends, versions, hardware; what is missing and how to add it",
 }
 _EXAMPLES: Final = """\

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.backends.registry import Registry
 from harness.behaviours.kinds import KINDS
-from harness.behaviours.types import Answer
+from harness.behaviours.types import Answer, Replies, Reply
 from harness.compare.catalogue import Metric
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Description, OracleRun, Outputs, TargetRun
@@ -32,6 +32,8 @@ from harness.models.types import Case
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+#: Under which behaviours a golden keeps what the reference wrote.
+REPLIES: Final = "replies"
 #: Chance that two estimates of one variance differ by more than is allowed.
 _SAME_VARIANCE: Final = 1e-6
 
@@ -53,7 +55,11 @@ class Context:
 def make_context(
     suite: Suite, description: Description, golden: Golden, registry: Registry
 ) -> Context:
-    """Decode the golden once for all targets."""
+    """Decode the golden once for all targets, of the cases that are run."""
+    cases = {case.id for case in description.cases}
+    golden = dataclasses.replace(
+        golden, outputs={c: o for c, o in golden.outputs.items() if c in cases}
+    )
     reference = {
         case: {name: entry.array for name, entry in outputs.items()}
         for case, outputs in golden.outputs.items()
@@ -114,7 +120,7 @@ def assemble(
                 budgets=budgets,
             )
         ),
-        behaviours=_behaviours(context, run.outputs) if run.outputs else (),
+        behaviours=_behaviours(context, run) if run.outputs else (),
         baseline=baseline,
         tags=_tags(context),
         latency=run.latency,
@@ -260,18 +266,53 @@ def answers_of(
     description: Description,
     outputs: Outputs,
     kinds: Mapping[str, Any],
+    *,
+    replies: Replies,
+    reference: Replies | None = None,
 ) -> dict[str, dict[str, Answer]]:
-    """Behaviour name -> case -> answer, of one run."""
-    cases = _cases(description, outputs)
-    return {
-        behaviour.name: kinds[behaviour.kind].evaluate(
-            cases, outputs, behaviour.options, description.metadata
+    """Behaviour name -> case -> answer, of one run.
+
+    Args:
+        suite: whose behaviours are evaluated.
+        description: its cases and what its model carries.
+        outputs: the run's.
+        kinds: behaviours by kind.
+        replies: what the run's language model wrote.
+        reference: what the reference wrote; None: the run is the reference.
+    """
+    found = {}
+    for behaviour in suite.behaviours:
+        kind = kinds[behaviour.kind]
+        metadata = description.metadata
+        given: Any = outputs
+        if getattr(kind, "reads", "outputs") == "replies":
+            given = replies
+            metadata = {**metadata, "reference": reference}
+        found[behaviour.name] = kind.evaluate(
+            _cases(description, given), given, behaviour.options, metadata
         )
-        for behaviour in suite.behaviours
-    }
+    if replies:
+        found[REPLIES] = {
+            case: Answer(r.text, right=True) for case, r in replies.items()
+        }
+    return found
 
 
-def _cases(description: Description, outputs: Outputs) -> Sequence[Case]:
+def recorded_replies(golden: Golden) -> dict[str, Reply]:
+    """What the reference wrote, as a golden keeps it: text and token ids."""
+    found = {}
+    for case, entry in golden.behaviours.get(REPLIES, {}).items():
+        tokens = np.array(entry["tokens"], dtype=np.int64)
+        found[case] = Reply(
+            text=entry["answer"],
+            tokens=tokens,
+            probabilities=np.array(entry["probabilities"], dtype=np.float32),
+            ended=bool(entry["ended"]),
+        )
+    return found
+
+
+def _cases(description: Description, outputs: Mapping[str, Any]) -> Sequence[Case]:
     return [
         Case(id=case.id, inputs={}, expected=case.expected, tags=case.tags)
         for case in description.cases
@@ -279,13 +320,19 @@ def _cases(description: Description, outputs: Outputs) -> Sequence[Case]:
     ]
 
 
-def _behaviours(context: Context, outputs: Outputs) -> tuple[BehaviourEvidence, ...]:
+def _behaviours(context: Context, run: TargetRun) -> tuple[BehaviourEvidence, ...]:
     """Right or wrong by case, beside what the reference answered at record time."""
     margins = {b.name: b.margin for b in context.suite.behaviours}
     found = []
     answers = answers_of(
-        context.suite, context.description, outputs, context.behaviours
+        context.suite,
+        context.description,
+        run.outputs,
+        context.behaviours,
+        replies=run.replies,
+        reference=recorded_replies(context.golden),
     )
+    answers.pop(REPLIES, None)
     for name, target in answers.items():
         recorded = context.golden.behaviours.get(name, {})
         cases = tuple(case for case in target if case in recorded)

@@ -17,7 +17,7 @@ import numpy as np
 from harness.backends.protocol import Backend
 from harness.backends.registry import Registry
 from harness.errors import UnsupportedError, UsageError
-from harness.execution.cases_run import run_cases, spread
+from harness.execution.cases_run import moderate, run_cases, spread
 from harness.execution.jobs import Bisection, BisectJob, BisectStep
 from harness.execution.loaded import Loaded, LoadedSuite
 from harness.models.types import Model, Operator
@@ -109,7 +109,7 @@ class _Parts:
         self._job = job
         self._suite = suite
         self._names = names
-        self._cases = spread(suite.cases, _CASES)
+        self._cases = spread(moderate(suite.cases), _CASES)
         self._target = registry.backend(job.backend)
         self._oracle = registry.backend(job.oracle)
         self.steps: list[BisectStep] = []

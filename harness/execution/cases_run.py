@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,6 +19,10 @@ from harness.models.types import Case, Model
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Operator name, its observed input and output.
 OnCapture = Callable[[str, Array, Array], None]
+
+
+#: Tokens of the longest prompt that is not long.
+LONGEST: Final = 400
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,20 @@ def whole_batches(cases: Sequence[Case], size: int, count: int) -> list[Case]:
     return chosen
 
 
+def moderate(cases: Sequence[Case]) -> Sequence[Case]:
+    """Cases of at most 400 tokens, where there are such; all of other models.
+
+    What is done again and again, or multiplied out exactly, is done on these: long
+    prompts take as long as all others together.
+    """
+    short = [
+        case
+        for case in cases
+        if "positions" not in case.inputs or case.inputs["input_ids"].size <= LONGEST
+    ]
+    return short or cases
+
+
 def spread(cases: Sequence[Case], count: int) -> list[Case]:
     """At most `count` cases that cover as many different shapes as possible.
 
@@ -96,6 +116,28 @@ def spread(cases: Sequence[Case], count: int) -> list[Case]:
 
 def _elements(case: Case) -> int:
     return sum(array.size for array in case.inputs.values())
+
+
+class Streamed(frozenset[str]):
+    """Operators that are watched, with whom to tell as soon as each has run.
+
+    A session that does so holds one operator's arrays at a time; one that does not
+    look for `observer` returns them with the outputs, as for any `capture`.
+    """
+
+    observer: OnCapture
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, where the C library keeps it (Linux).
+
+    Captured arrays of ever other sizes leave its heap in pieces: gigabytes more than
+    what is held.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def run_cases(
@@ -189,7 +231,7 @@ def _call(
     watch: Capture,
 ) -> dict[str, Array]:
     start = time.perf_counter()
-    outputs = session.run(inputs, capture=watch.operators)
+    outputs = session.run(inputs, capture=_streamed(inputs, watch))
     run.seconds += time.perf_counter() - start
     run.calls += 1
     for operator in watch.operators:
@@ -197,6 +239,18 @@ def _call(
             watch.observer(operator, outputs[f"{operator}/input"], outputs[operator])
     hidden = {*watch.operators, *(f"{name}/input" for name in watch.operators)}
     return {name: np.asarray(a) for name, a in outputs.items() if name not in hidden}
+
+
+def _streamed(inputs: Mapping[str, Array], watch: Capture) -> Collection[str]:
+    """Of a model that takes tokens, operators are told of one by one.
+
+    It shows a row of every layer for every token: at 2,000 tokens, gigabytes.
+    """
+    if watch.observer is None or not watch.operators or "positions" not in inputs:
+        return watch.operators
+    names = Streamed(watch.operators)
+    names.observer = watch.observer
+    return names
 
 
 def _unstack(

@@ -21,7 +21,7 @@ from harness.diagnose import (
     heat_map,
     keep,
 )
-from harness.execution.cases_run import batches, run_cases, spread
+from harness.execution.cases_run import batches, moderate, run_cases, spread
 from harness.execution.jobs import TargetJob, TargetRun
 from harness.execution.loaded import LoadedSuite
 from harness.judge.checks.explained import expected_energy
@@ -74,7 +74,7 @@ def diagnose_operators(
     worst = max(found, key=_beyond)
     names = list(dict.fromkeys([found[0].operator, worst.operator]))[:_LOOKED_AT]
     assert result.arithmetic is not None  # sanity check
-    cases = spread(suite.cases, job.capture_cases)
+    cases = spread(moderate(suite.cases), job.capture_cases)
     watched = [entry.operator for entry in result.operators]
     first = _watch(job, suite, session, cases, watched, names)
     second = _watch(job, suite, session, cases, watched, names)
@@ -147,7 +147,7 @@ def _with_more(
     calls: list[Call] = []
     per_row = seen.operator.weight.shape[0]
     rows = 0
-    for group in batches(suite.cases, job.suite.batch):
+    for group in batches(moderate(suite.cases), job.suite.batch):
         found = _watch(job, suite, session, group, watched, [name], None)[name]
         calls.extend(found)
         rows += sum(call.y.size for call in found) // per_row

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.backends.protocol import Arithmetic, Availability, Finding, Support
+from harness.behaviours.types import Reply
 from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
 from harness.conformance.report import SchemeReport
 from harness.defects.types import Planting
@@ -33,6 +34,8 @@ class SuiteRef:
     seed: int
     #: Only so many cases, of as many different shapes as there are; 0: all.
     few: int = 0
+    #: Only cases with this tag; "": all.
+    select: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +155,37 @@ class PreflightRun:
     schemes: Mapping[str, Support]
 
 
+@dataclass(frozen=True, kw_only=True)
+class HuntJob:
+    """Look for the prompts that a target gets most wrong."""
+
+    suite: SuiteRef
+    backend: str
+    scheme: Scheme
+    precision: str
+    seconds: float
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardPrompt:
+    """A prompt, and how far the target is from the reference on it."""
+
+    text: str
+    kl: float
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuntRun:
+    """What a hunt found."""
+
+    tried: int
+    #: Mean KL of the suite's own prompts that were tried first.
+    seed_kl: float
+    findings: tuple[HardPrompt, ...]
+
+
 Job = (
     DescribeJob
     | TargetJob
@@ -161,6 +195,7 @@ Job = (
     | BisectJob
     | ConformanceJob
     | PreflightJob
+    | HuntJob
 )
 
 
@@ -183,6 +218,8 @@ class TargetRun:
     failure: Failure | None = None
     arithmetic: Arithmetic | None = None
     outputs: Outputs = field(default_factory=dict)
+    #: What a language model wrote, by case.
+    replies: dict[str, Reply] = field(default_factory=dict)
     weights: tuple[WeightEvidence, ...] = ()
     activations_expected: tuple[str, ...] = ()
     activations_found: tuple[str, ...] = ()
@@ -226,6 +263,8 @@ class ReferenceRun:
     device: str
     #: Case -> right tokens of its logits, (1, positions); -1: none.
     labels: dict[str, Array] = field(default_factory=dict)
+    #: What a language model wrote, by case.
+    replies: dict[str, Reply] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -285,4 +324,5 @@ Result = (
     | Bisection
     | SchemeReport
     | PreflightRun
+    | HuntRun
 )

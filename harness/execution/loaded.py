@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import CasesError
 from harness.execution.cases_run import spread
 from harness.execution.jobs import CaseInfo, Description, SuiteRef
 from harness.models.cases import load_cases
@@ -21,6 +23,23 @@ class LoadedSuite:
     model: Model
     cases: tuple[Case, ...]
     operators: tuple[Operator, ...]
+    #: With those that were not selected: the golden holds them all.
+    every: tuple[Case, ...] = ()
+
+
+def _selected(cases: Sequence[Case], suite: SuiteRef) -> tuple[Case, ...]:
+    """The cases to run.
+
+    Raises:
+        CasesError: none has the tag.
+    """
+    chosen = tuple(c for c in cases if not suite.select or suite.select in c.tags)
+    if not chosen:
+        raise CasesError(
+            f"{suite.folder}: no case has the tag {suite.select!r} that suite.select "
+            "asks for"
+        )
+    return chosen
 
 
 class Loaded:
@@ -46,7 +65,9 @@ class Loaded:
                 folder = Path(suite.folder)
                 model = load_model(suite.model, folder)
                 cases = load_cases(suite.cases, folder, model)
-                self._whole = LoadedSuite(model, tuple(cases), model.operators())
+                self._whole = LoadedSuite(
+                    model, _selected(cases, suite), model.operators(), tuple(cases)
+                )
                 self._model = whole
             self._suite = _few(self._whole, suite.few)
             self._key = suite
@@ -57,7 +78,7 @@ class Loaded:
         loaded = self.get(suite)
         return Description(
             model_fingerprint=loaded.model.fingerprint,
-            cases_fingerprint=cases_fingerprint(loaded.cases),
+            cases_fingerprint=cases_fingerprint(loaded.every or loaded.cases),
             cases=tuple(
                 CaseInfo(id=case.id, expected=case.expected, tags=case.tags)
                 for case in loaded.cases

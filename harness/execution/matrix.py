@@ -18,7 +18,12 @@ from harness.errors import (
     MissingExtraError,
     UnsupportedError,
 )
-from harness.execution.assemble import Context, assemble, make_context
+from harness.execution.assemble import (
+    Context,
+    assemble,
+    make_context,
+    recorded_replies,
+)
 from harness.execution.baseline import Baseline, whereabouts
 from harness.execution.diagnosis import with_diagnosis
 from harness.execution.golden_inventory import other_cases
@@ -33,6 +38,7 @@ from harness.execution.jobs import (
 )
 from harness.execution.observer import Observer
 from harness.execution.run_folder import target_folder, write_target
+from harness.execution.side_by_side import write_replies
 from harness.execution.suite import Suite, Target
 from harness.golden.run_store import write_run_outputs
 from harness.golden.store import Golden, read_golden
@@ -110,7 +116,8 @@ class Matrix:
     ) -> dict[tuple[str, str], Judgement]:
         """All targets of one suite: a worker a backend, one target after another."""
         suite, targets = group
-        ref = suite_ref(suite)
+        # A night has time for every case.
+        ref = suite_ref(suite, select="" if self.nights is not None else suite.select)
         results = {}
         with Workers(self, suite) as workers:
             prepared = self._prepare(suite, ref, workers, targets)
@@ -232,6 +239,12 @@ class Matrix:
             baseline=baseline,
             budgets=budgets,
         )
+        write_replies(
+            self._folder(suite, target),
+            recorded_replies(prepared.golden),
+            run.replies,
+            evidence.behaviours,
+        )
         known = acknowledgements_for(suite, target, prepared.golden.model_fingerprint)
         return dataclasses.replace(evidence, acknowledgements=known)
 
@@ -306,8 +319,8 @@ class Workers:
         return None
 
 
-def suite_ref(suite: Suite) -> SuiteRef:
-    """What a worker needs of a suite."""
+def suite_ref(suite: Suite, *, select: str = "") -> SuiteRef:
+    """What a worker needs of a suite, and which cases it runs."""
     return SuiteRef(
         name=suite.name,
         folder=str(suite.folder),
@@ -315,6 +328,7 @@ def suite_ref(suite: Suite) -> SuiteRef:
         cases=suite.cases,
         batch=suite.batch,
         seed=suite.seed,
+        select=select,
     )
 
 

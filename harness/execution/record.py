@@ -14,8 +14,9 @@ import numpy as np
 
 from harness.backends.registry import load_registry
 from harness.behaviours.kinds import KINDS
+from harness.behaviours.types import Reply
 from harness.errors import GoldenCorrupt, GoldenError, GoldenMissing, ReferenceInvalid
-from harness.execution.assemble import answers_of
+from harness.execution.assemble import REPLIES, answers_of
 from harness.execution.isolation import Worker
 from harness.execution.jobs import DescribeJob, Description, ReferenceJob, ReferenceRun
 from harness.execution.matrix import suite_ref
@@ -194,7 +195,13 @@ class _Recorder:
                 ),
             )
         _check_valid(suite, reference)
-        answers = answers_of(suite, described, reference.outputs, self.kinds)
+        answers = answers_of(
+            suite,
+            described,
+            reference.outputs,
+            self.kinds,
+            replies=reference.replies,
+        )
         kinds = {spec.name: spec.kind for spec in described.outputs}
         return Golden(
             suite=name,
@@ -226,6 +233,11 @@ class _Recorder:
             behaviours={
                 behaviour: {
                     case: {"answer": answer.text, "right": answer.right}
+                    | (
+                        _written(reference.replies[case])
+                        if behaviour == REPLIES
+                        else {}
+                    )
                     for case, answer in by_case.items()
                 }
                 for behaviour, by_case in answers.items()
@@ -241,6 +253,15 @@ def _kept(array: Array, kind: str, labels: Array | None) -> CompactOutput:
     rows = array.shape[:-1]
     fitting = labels is not None and labels.shape == rows
     return compact(array, kind=kind, labels=labels if fitting else None)
+
+
+def _written(reply: Reply) -> dict[str, Any]:
+    """What a golden keeps of a reply beside its text."""
+    return {
+        "tokens": reply.tokens.tolist(),
+        "probabilities": [round(float(p), 4) for p in reply.probabilities],
+        "ended": reply.ended,
+    }
 
 
 def sources(suite: Suite) -> list[Path]:

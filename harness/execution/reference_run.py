@@ -9,14 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from harness.backends.protocol import Backend
+from harness.backends.protocol import Backend, Session
 from harness.backends.registry import Registry
 from harness.errors import BackendError, CasesError, MissingExtraError, UnsupportedError
-from harness.execution.cases_run import CasesRun, run_cases, spread, whole_batches
+from harness.execution.cases_run import (
+    CasesRun,
+    batches,
+    moderate,
+    release_memory,
+    run_cases,
+    spread,
+    whole_batches,
+)
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Outputs, ReferenceJob, ReferenceRun
 from harness.execution.loaded import Loaded, LoadedSuite
+from harness.execution.metamorphic import ask_again
 from harness.execution.operator_statistics import OperatorStatistics
+from harness.execution.replies import replies_of
 from harness.execution.target_run import with_precision
 from harness.models.types import Case
 
@@ -25,6 +35,8 @@ OnProgress = Callable[[int, int], None]
 
 #: Cases that the noise floor is measured on.
 _SAMPLE = 8
+#: Values a call that quantiles of a language model's inputs are taken from.
+_QUANTILES = 4096
 #: Precisions tried for the exact run, widest first.
 _EXACT = ("fp64", "fp32")
 
@@ -43,27 +55,24 @@ def run_reference(
         raise UnsupportedError(f"reference backend {job.backend}: {available.reason}")
     suite = loaded.get(job.suite)
     chosen = with_precision(backend, job.precision)
-    statistics = {o.name: OperatorStatistics(o) for o in suite.operators}
-    names = [operator.name for operator in suite.operators]
+    tokens = any("positions" in case.inputs for case in suite.cases)
+    statistics = {
+        o.name: OperatorStatistics(o, sample=_QUANTILES if tokens else None)
+        for o in suite.operators
+    }
     session = chosen.load(suite.model, None)
     try:
         report: dict[str, Any] = getattr(session, "precision_report", dict)()
-        plain = run_cases(
-            session,
-            suite.model,
-            suite.cases,
-            batch=job.suite.batch,
-            capture=names,
-            on_capture=lambda name, x, _: statistics[name].add(x),
-            capture_steps=None,
-            on_progress=progress,
-        )
-        sample = spread(suite.cases, _SAMPLE)
+        plain = _watched(session, suite, job.suite.batch, statistics, progress)
+        replies = replies_of(session, suite.model, suite.cases, batch=job.suite.batch)
+        sample = spread(moderate(suite.cases), _SAMPLE)
         # The first batch as it was, so that nothing but the repetition is new.
         first = whole_batches(suite.cases, job.suite.batch, 1)
         again = run_cases(session, suite.model, first, batch=job.suite.batch)
         single = run_cases(session, suite.model, sample, batch=1)
         floor = {"repeat": _moved(plain, again), "batch of 1": _moved(plain, single)}
+        for way, outputs in ask_again(session, sample).items():
+            floor[way] = _moved(plain, CasesRun(outputs=outputs))
     finally:
         session.close()
     floor["threads"] = _threads(chosen, suite, sample, job.suite.batch)
@@ -74,6 +83,7 @@ def run_reference(
     return ReferenceRun(
         outputs=plain.outputs,
         labels=right_tokens(suite.cases),
+        replies=replies,
         precision={"requested": job.precision, **report},
         noise_floor=floor,
         operators={name: entry.as_dict() for name, entry in statistics.items()},
@@ -83,6 +93,33 @@ def run_reference(
         version=available.version,
         device=available.device,
     )
+
+
+def _watched(
+    session: Session,
+    suite: LoadedSuite,
+    batch: int,
+    statistics: Mapping[str, OperatorStatistics],
+    progress: OnProgress,
+) -> CasesRun:
+    """All cases, with the statistics of every operator's input."""
+    whole = CasesRun()
+    for group in batches(suite.cases, batch):
+        run = run_cases(
+            session,
+            suite.model,
+            group,
+            batch=batch,
+            capture=list(statistics),
+            on_capture=lambda name, x, _: statistics[name].add(x),
+            capture_steps=None,
+        )
+        whole.seconds += run.seconds
+        whole.calls += run.calls
+        whole.outputs.update(run.outputs)
+        release_memory()
+        progress(len(whole.outputs), len(suite.cases))
+    return whole
 
 
 def right_tokens(cases: Sequence[Case]) -> dict[str, Array]:
@@ -96,13 +133,20 @@ def right_tokens(cases: Sequence[Case]) -> dict[str, Array]:
     """
     found = {}
     for case in cases:
-        labels = case.expected.get("labels")
+        # A language model's cases name the positions that are looked at.
+        labels = case.expected.get(
+            "labels", "next" if "positions" in case.inputs else None
+        )
         if labels is None:
             continue
         if labels == "next" and "input_ids" in case.inputs:
             ids = case.inputs["input_ids"]
             none = np.full((*ids.shape[:-1], 1), -1, ids.dtype)
-            found[case.id] = np.concatenate([ids[..., 1:], none], axis=-1)
+            following = np.concatenate([ids[..., 1:], none], axis=-1)
+            rows = case.inputs.get("positions")
+            if rows is not None:
+                following = np.take_along_axis(following, rows, axis=-1)
+            found[case.id] = following
         elif isinstance(labels, list) and all(isinstance(i, int) for i in labels):
             found[case.id] = np.array([labels], dtype=np.int64)
         else:

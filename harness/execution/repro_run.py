@@ -16,7 +16,7 @@ from harness.compare.explained import Explained
 from harness.diagnose.observation import Call, Observation
 from harness.diagnose.shrink import Shrinker
 from harness.errors import BackendError, UnsupportedError, UsageError
-from harness.execution.cases_run import run_cases, spread
+from harness.execution.cases_run import moderate, run_cases, spread
 from harness.execution.jobs import Repro, ReproJob
 from harness.execution.loaded import Loaded
 from harness.execution.target_run import declared_arithmetic
@@ -111,7 +111,7 @@ def run_repro(job: ReproJob, registry: Registry, loaded: Loaded) -> Repro:
     session = backend.load(suite.model, job.scheme)
     try:
         probe = Probe(session, suite.model, operator, job.scheme)
-        case = _smallest(spread(suite.cases, _CASES), probe)
+        case = _smallest(spread(moderate(suite.cases), _CASES), probe)
         if case is None:
             raise UsageError(
                 f"{job.operator} is right on each of {min(_CASES, len(suite.cases))} "

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from harness.behaviours.kinds import KINDS
+from harness.behaviours.schema import check_schema
 from harness.behaviours.types import Behaviour
 from harness.errors import ConfigError, UsageError
 from harness.execution.toml_lines import line_of, read_toml
+from harness.models.npz import inside
 
 if TYPE_CHECKING:
     from harness.backends.registry import Registry
@@ -27,6 +29,7 @@ _SUITE_KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "reference": dict,
     "golden": str,
     "batch": int,
+    "select": str,
 }
 _TARGET_KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "backend": str,
@@ -78,6 +81,8 @@ class Suite:
     behaviours: tuple[Behaviour, ...]
     golden: Path
     batch: int = _DEFAULT_BATCH
+    #: Tag of the cases that a run before a merge takes; "": all. A nightly takes all.
+    select: str = ""
 
     @property
     def folder(self) -> Path:
@@ -171,6 +176,7 @@ class _Reader:
             behaviours=self.behaviours(),
             golden=self.golden(table.get("golden"), name),
             batch=batch,
+            select=table.get("select", ""),
         )
 
     def known(self, table: Mapping[str, Any], keys: Iterable[str], *where: Any) -> None:
@@ -342,10 +348,22 @@ class _Reader:
                     index,
                 )
             options = {key: table[key] for key in kinds[kind].options if key in table}
+            if "schema" in options:
+                options["schema"] = self.schema(options["schema"], index)
             found[name] = Behaviour(
                 kind=kind, name=name, options=options, margin=table.get("margin")
             )
         return tuple(found.values())
+
+    def schema(self, name: Any, index: int) -> Any:
+        """A JSON file beside the suite that says what JSON replies look like."""
+        where = ("behaviour", index, "schema")
+        try:
+            found = json.loads(inside(self.path.parent, str(name)).read_text("utf-8"))
+            check_schema(found, str(name))
+        except (OSError, ValueError, UsageError) as error:
+            raise self.error(f"behaviour.schema={name!r}: {error}", *where) from None
+        return found
 
 
 def select(

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.backends.protocol import Arithmetic, Artifact, Backend, Session
+from harness.backends.protocol import KV_CACHE, Arithmetic, Artifact, Backend, Session
 from harness.backends.registry import Registry
 from harness.compare.explained import STRIDE, Explained, weight_evidence
 from harness.compare.operator_evidence import WeightEvidence
 from harness.defects import PlantedBackend
 from harness.errors import MissingExtraError, UnsupportedError
-from harness.execution.cases_run import CasesRun, batches, run_cases, spread
+from harness.execution.cases_run import (
+    CasesRun,
+    batches,
+    moderate,
+    release_memory,
+    run_cases,
+    spread,
+)
 from harness.execution.diagnosis import diagnose_operators
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
@@ -28,7 +35,9 @@ from harness.execution.jobs import (
 )
 from harness.execution.latency import time_target
 from harness.execution.loaded import Loaded, LoadedSuite
+from harness.execution.metamorphic import ask_again
 from harness.execution.operator_noise import with_measured_noise
+from harness.execution.replies import replies_of
 from harness.judge.evidence import Failure
 from harness.models.types import Case, Model, Operator
 from harness.schemes.apply import OperatorPlan, plan
@@ -108,7 +117,7 @@ def _measure(
     result.weights = _weights(suite.operators, job.scheme, plans, artifact)
     result.activations_expected = tuple(
         name for name, entry in plans.items() if entry.activations
-    )
+    ) + ((KV_CACHE,) if job.scheme.kv_cache else ())
     result.activations_found = tuple(artifact.activations) if artifact else ()
     result.timings["artifact"] = time.perf_counter() - start
     run = run_cases(
@@ -116,6 +125,11 @@ def _measure(
     )
     result.outputs = run.outputs
     result.timings["run"] = run.seconds
+    start = time.perf_counter()
+    result.replies = replies_of(
+        session, suite.model, suite.cases, batch=job.suite.batch
+    )
+    result.timings["generate"] = time.perf_counter() - start
     start = time.perf_counter()
     result.repeats = tuple(_repeats(job, suite, session, run))
     result.timings["repeat"] = time.perf_counter() - start
@@ -175,8 +189,8 @@ def _weights(
 def _repeats(
     job: TargetJob, suite: LoadedSuite, session: Session, run: CasesRun
 ) -> list[Repeat]:
-    """The same cases once more, and the same cases one by one."""
-    cases = spread(suite.cases, job.repeat_cases)
+    """The same cases once more, one by one, and in other ways that ask the same."""
+    cases = spread(moderate(suite.cases), job.repeat_cases)
     repeats = []
     for name, batch in (("repeat", job.suite.batch), ("batch of 1", 1)):
         # A repeat must be stacked as the first time was, or it is another question.
@@ -184,6 +198,9 @@ def _repeats(
         again = run_cases(session, suite.model, chosen, batch=batch)
         first = {case.id: run.outputs[case.id] for case in chosen}
         repeats.append(_repeat(name, first, again.outputs))
+    for name, outputs in ask_again(session, cases).items():
+        first = {case: run.outputs[case] for case in outputs}
+        repeats.append(_repeat(name, first, outputs))
     return repeats
 
 
@@ -215,7 +232,7 @@ def _check_operators(
     operators = {operator.name: operator for operator in suite.operators}
     quantized = [n for n, entry in plans.items() if entry.weights or entry.activations]
     assert result.arithmetic is not None  # sanity check
-    chosen = spread(suite.cases, job.capture_cases) if quantized else []
+    chosen = spread(moderate(suite.cases), job.capture_cases) if quantized else []
     groups = list(batches(chosen, job.suite.batch))
     explained = Explained(job.scheme, result.arithmetic, calls=len(groups))
     seen: set[str] = set()
@@ -239,6 +256,7 @@ def _check_operators(
             on_capture=on_capture,
         )
         watched.update(run.outputs)
+        release_memory()
     if watched:
         # An engine may compute another thing while it is watched: then the operators
         # that were judged are not those that ran.

@@ -15,10 +15,12 @@ from harness.backends.registry import Registry, load_registry
 from harness.conformance import examine
 from harness.errors import HarnessError
 from harness.execution.bisect import run_bisection
+from harness.execution.hunt import run_hunt
 from harness.execution.jobs import (
     BisectJob,
     ConformanceJob,
     DescribeJob,
+    HuntJob,
     Job,
     OracleJob,
     PreflightJob,
@@ -78,6 +80,8 @@ def _work(
         return loaded.describe(job.suite)
     if isinstance(job, OracleJob):
         return run_oracle(job, registry, loaded)
+    if isinstance(job, HuntJob):
+        return run_hunt(job, registry, loaded)
     if isinstance(job, ReferenceJob):
         return run_reference(job, registry, loaded, progress)
     if isinstance(job, ReproJob):

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import HarnessError, ModelError, UnsupportedError
+from harness.errors import HarnessError, ModelError
 from harness.models.types import Model
 
 
 def load_model(spec: str, folder: Path) -> Model:
-    """Load `model.onnx`, a Hugging Face folder, or `package.module:factory`.
+    """Load a `.onnx` or `.gguf` file, a Hugging Face folder, `package.module:factory`.
 
     Args:
         spec: the value of `model`.
@@ -24,7 +24,6 @@ def load_model(spec: str, folder: Path) -> Model:
 
     Raises:
         ModelError: it is not there, or not what it says.
-        UnsupportedError: a GGUF file.
     """
     path = folder / spec
     if path.suffix == ".onnx":
@@ -35,20 +34,29 @@ def load_model(spec: str, folder: Path) -> Model:
         _ = model.inputs
         return model
     if path.is_dir():
-        from harness.models.huggingface import huggingface
-
-        return huggingface(path.resolve())
+        return _from_folder(path.resolve())
     if path.suffix == ".gguf":
-        raise UnsupportedError(
-            f"{spec}: a GGUF file needs a backend that runs llama.cpp, which none here "
-            "does; give the model as a Hugging Face folder or as ONNX"
-        )
+        from harness.models.gguf_file import unpack
+        from harness.models.language import LanguageModel
+
+        return LanguageModel(unpack(path.resolve()), name=path.stem)
     if ":" in spec:
         return _from_factory(spec, folder)
     raise ModelError(
         f"model={spec!r}: neither a .onnx file, nor a folder, nor "
         "package.module:factory"
     )
+
+
+def _from_folder(folder: Path) -> Model:
+    """A language model where the folder has a chat template, else any other."""
+    from harness.models.chat import ChatTokenizer
+    from harness.models.huggingface import huggingface
+    from harness.models.language import LanguageModel
+
+    if ChatTokenizer(folder).template:
+        return LanguageModel(folder)
+    return huggingface(folder)
 
 
 def _from_factory(spec: str, folder: Path) -> Model:

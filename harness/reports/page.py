@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from markupsafe import Markup
 
 from harness.judge.types import Judgement, Report
 from harness.reports import svg
+from harness.reports.replies import ReplyRow, read_replies
 from harness.reports.wording import (
     causes,
     colour,
@@ -31,6 +33,8 @@ class _Row:
     #: (run, verdict) of the run before, when it was another verdict.
     changed: str
     anchor: str
+    #: What a language model wrote, beside the reference.
+    replies: tuple[ReplyRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def render(report: Report, past: Sequence[Report] = ()) -> str:
     )
     before = [entry for entry in past if entry.run != report.run]
     collected = _collect(before)
-    rows = [_row(index, t, collected) for index, t in enumerate(report.targets)]
+    folder = Path(report.folder)
+    rows = [_row(i, t, collected, folder) for i, t in enumerate(report.targets)]
     return environment.get_template("page.html.j2").render(
         report=report,
         rows=rows,
@@ -86,7 +91,7 @@ def _collect(past: Sequence[Report]) -> _Past:
     return found
 
 
-def _row(index: int, target: Judgement, past: _Past) -> _Row:
+def _row(index: int, target: Judgement, past: _Past, folder: Path) -> _Row:
     drift = measured(target, "drift")
     values = [*past.drift.get(target.name, []), *([drift.value] if drift else [])]
     verdicts = past.verdicts.get(target.name, [])
@@ -97,6 +102,7 @@ def _row(index: int, target: Judgement, past: _Past) -> _Row:
         spark=svg.sparkline(values),
         changed=f"{verdicts[-1]} → {target.verdict}" if moved else "",
         anchor=f"t{index}",
+        replies=read_replies(folder, target),
     )
 
 

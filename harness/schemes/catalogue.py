@@ -112,7 +112,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
     )
 }
 
-_KEYS: Final = ("base", "weights", "activations", "keep", "summary")
+_KEYS: Final = ("base", "weights", "activations", "kv_cache", "keep", "summary")
 _TENSOR_KEYS: Final = ("format", "granularity", "block", "dynamic", "rule")
 
 
@@ -141,8 +141,10 @@ def scheme_from_table(name: str, table: Mapping[str, Any]) -> Scheme:
     if given is not None and not isinstance(given, str):
         raise UsageError(f"scheme.{name}.base={given!r}, but should be a scheme's name")
     base = None if given is None else scheme_by_name(given)
-    if base is None and "weights" not in table:
-        raise UsageError(f"scheme.{name} has neither `base` nor `weights`")
+    if base is None and not {"weights", "kv_cache"} & set(table):
+        raise UsageError(
+            f"scheme.{name} has neither `base` nor `weights` nor `kv_cache`"
+        )
     scheme = (
         dataclasses.replace(base, name=name)
         if base
@@ -152,6 +154,8 @@ def scheme_from_table(name: str, table: Mapping[str, Any]) -> Scheme:
     for key in ("weights", "activations"):
         if key in table:
             changes[key] = _tensor(table[key], f"scheme.{name}.{key}")
+    if "kv_cache" in table:
+        changes["kv_cache"] = _kv_cache(table["kv_cache"], f"scheme.{name}.kv_cache")
     if "keep" in table:
         keep = table["keep"]
         if not isinstance(keep, list) or not all(isinstance(p, str) for p in keep):
@@ -193,6 +197,26 @@ def _tensor(table: Any, where: str) -> TensorScheme | None:
         )
     _check_rule(fmt, tensor.rule, where)
     return tensor
+
+
+def _kv_cache(table: Any, where: str) -> TensorScheme | None:
+    """Keys and values: dynamic scales, written once with the token."""
+    if table is False:
+        return None
+    if not isinstance(table, dict) or "format" not in table:
+        raise UsageError(f'{where} should be {{ format = "...", granularity = "..." }}')
+    _known(table, ("format", "granularity", "block"), where)
+    fmt = _format(table["format"], where)
+    allowed: tuple[Granularity, ...] = ("tensor", "head", "token")
+    if fmt.kind == "block":
+        allowed = ("block",)
+    found: Granularity = table.get("granularity", allowed[0])
+    if found not in allowed:
+        raise UsageError(
+            f"{where}.granularity={found!r}, but should be one of {allowed} for "
+            f"{fmt.name}"
+        )
+    return TensorScheme(format=fmt.name, granularity=found, block=table.get("block"))
 
 
 def _format(name: Any, where: str) -> Format:

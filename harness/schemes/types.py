@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Granularity = Literal["tensor", "channel", "row", "block"]
+Granularity = Literal["tensor", "channel", "row", "block", "head", "token"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,8 @@ class TensorScheme:
     format: str
     #: tensor: one scale; channel: one an output channel (weights); row: one a row of
     #: the reduction axis, or one a sample for a convolution (activations); block:
-    #: the format's own blocks, or `block` elements, along the reduction axis.
+    #: the format's own blocks, or `block` elements, along the reduction axis; head,
+    #: token (KV cache): one a token and head, one a token.
     granularity: Granularity
     #: Elements that share a scale, for group-wise integers; None: the format's own.
     block: int | None = None
@@ -46,5 +47,5 @@ class Scheme:
 
     @property
     def weight_only(self) -> bool:
-        """Whether activations stay as they are."""
-        return self.activations is None
+        """Whether activations stay as they are, keys and values included."""
+        return self.activations is None and self.kv_cache is None

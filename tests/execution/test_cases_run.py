@@ -7,7 +7,7 @@ import pytest
 
 from harness.backends.protocol import Outputs
 from harness.errors import BackendError
-from harness.execution.cases_run import batches, run_cases, spread
+from harness.execution.cases_run import batches, moderate, run_cases, spread
 from harness.models.types import Case
 
 
@@ -112,3 +112,18 @@ def test_spread_sees_every_shape_first():
 
     assert {3, 5} == {c.inputs["x"].shape[1] for c in chosen}
     assert 4 == len(spread(CASES, 99))
+
+
+def test_long_prompts_are_left_out_where_there_are_others():
+    """Alone they stay; cases of other models are never long."""
+
+    def prompt(name, tokens):
+        ids = np.zeros((1, tokens), np.int64)
+        return Case(id=name, inputs={"input_ids": ids, "positions": ids[:, :1]})
+
+    short, long = prompt("s", 400), prompt("l", 401)
+    plain = case("p", 5000, 1.0)
+
+    assert [short] == list(moderate([short, long]))
+    assert [long] == list(moderate([long]))
+    assert [plain] == list(moderate([plain]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.errors import ModelError, UnsupportedError
+from harness.errors import ModelError
 from harness.models.load import load_model
 from harness.models.types import Model
 
@@ -99,14 +99,6 @@ def test_a_module_that_fails_to_import_is_named(tmp_path):
 
     with pytest.raises(ModelError, match="does not import: RuntimeError: no licence"):
         load_model("broken_import:make", tmp_path)
-
-
-def test_gguf_is_unsupported(tmp_path):
-    """And the message says what would run it."""
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-
-    with pytest.raises(UnsupportedError, match=r"llama\.cpp"):
-        load_model("model.gguf", tmp_path)
 
 
 def test_a_folder_without_a_config_is_no_model(tmp_path):

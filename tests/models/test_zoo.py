@@ -200,3 +200,19 @@ def test_a_package_without_the_file_is_named():
         ModelError, match=r"silero-vad is installed, but has no x\.onnx"
     ):
         package_file("silero_vad", "silero-vad", "x.onnx")
+
+
+@pytest.mark.quant_slow
+def test_smollm2_has_the_package_s_weights_rounded_to_fp16():
+    """Thirty blocks of seven linears and a head tied to the embeddings."""
+    model = zoo.smollm2()
+    operators = {operator.name: operator for operator in model.operators()}
+    head = operators["lm_head"].weight
+
+    assert 30 * 7 + 1 == len(operators)
+    assert (49152, 576) == head.shape
+    for operator in operators.values():
+        narrow = operator.weight.astype(np.float16).astype(np.float32)
+        assert np.array_equal(narrow, operator.weight)
+    asked = model.tokenizer.decode(model.prompt_tokens({"prompt": "hello"}))
+    assert asked.endswith("<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n")

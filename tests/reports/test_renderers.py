@@ -156,3 +156,42 @@ def test_infinite_measurements_survive_json(capsys):
     print_json(broken.as_dict())
 
     assert "inf" == json.loads(capsys.readouterr().out)["seconds"]
+
+
+def test_the_page_shows_replies_side_by_side(tmp_path):
+    """What was asked, what both wrote, marked where they part, and what broke."""
+    target = judgement()
+    folder = tmp_path / "targets" / target.suite / target.backend / target.scheme
+    folder.mkdir(parents=True)
+    row = {
+        "case": "c1",
+        "prompt": EVIL,
+        "reference": "It is 4.",
+        "target": "It is 5.",
+        "step": 2,
+        "common": 6,
+        "probability": [0.61, None],
+        "broken": ["arithmetic"],
+    }
+    (folder / "replies.json").write_text(json.dumps([row, row | {"case": "c2"}]))
+    text = page.render(report(target, folder=str(tmp_path)))
+
+    assert "It is <mark>4.</mark>" in text
+    assert "It is <mark>5.</mark>" in text
+    assert "0.61 / -" in text
+    assert "arithmetic" in text
+    assert EVIL not in text
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", "[{}]"])
+def test_replies_that_cannot_be_read_leave_the_page_whole(tmp_path, content):
+    """They are an extra, not what the verdict rests on."""
+    target = judgement()
+    folder = tmp_path / "targets" / target.suite / target.backend / target.scheme
+    folder.mkdir(parents=True)
+    if content is not None:
+        (folder / "replies.json").write_text(content)
+
+    assert "beside the target" not in page.render(
+        report(target, folder=str(tmp_path))
+    )

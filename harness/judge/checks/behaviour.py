@@ -39,6 +39,13 @@ def behaviour(evidence: Evidence, levels: Levels) -> Outcome:
             reason = f"cases of behaviour {entry.name}=0, but should be at least 1"
             findings.results.append(result(_CHECK, Verdict.VACUOUS, reason))
             continue
+        if not entry.reference_right.any():
+            reason = (
+                f"{entry.name}: the reference has none of {len(entry.cases)} cases "
+                "right, so nothing can be lost: give it cases that it can do"
+            )
+            findings.results.append(result(_CHECK, Verdict.VACUOUS, reason))
+            continue
         _judge(evidence, entry, levels, findings)
         for tag, positions in slices(evidence.tags, entry.cases).items():
             _judge(evidence, _slice(entry, positions), levels, findings, tag=tag)

@@ -1,0 +1,70 @@
+"""The table scheme x metric x behaviour of a run, in Markdown.
+
+python benchmarks/llm/table.py RUN_FOLDER [RUN_FOLDER...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+METRICS = {
+    "logits.kl": "KL, nats",
+    "logits.top1_agreement": "top-1",
+    "logits.top5_agreement": "top-5",
+    "logits.delta_p_rms": "RMS Δp",
+    "logits.perplexity_ratio": "perplexity ratio",
+}
+
+
+def main() -> None:
+    """Print both tables."""
+    targets = [
+        target
+        for folder in sys.argv[1:]
+        for target in json.loads((Path(folder) / "run.json").read_text())["targets"]
+    ]
+    print("| target | verdict |", " | ".join(METRICS.values()), "|")
+    print("| --- " * (2 + len(METRICS)) + "|")
+    for target in targets:
+        cells = [shown(target["measurements"].get(name)) for name in METRICS]
+        print(f"| {name_of(target)} | {target['verdict']} |", " | ".join(cells), "|")
+    names = [
+        name.split(".")[1]
+        for name in max((t["measurements"] for t in targets), key=len)
+        if name.startswith("behaviour.") and name.endswith(".loss")
+    ]
+    print("\n| behaviour | cases |", " | ".join(name_of(t) for t in targets), "|")
+    print("| --- " * (2 + len(targets)) + "|")
+    for name in names:
+        own = [t["measurements"].get(f"behaviour.{name}.loss") for t in targets]
+        flips = [t["measurements"].get(f"behaviour.{name}.flips") for t in targets]
+        cases = next(entry["cases"] for entry in own if entry)
+        cells = [
+            "-"
+            if one is None
+            else f"{one['value']:+.2f}; {two['value']:.2f} {span(two)}"
+            for one, two in zip(own, flips, strict=True)
+        ]
+        print(f"| {name} | {cases} |", " | ".join(cells), "|")
+
+
+def name_of(target: dict) -> str:
+    return f"{target['backend']} {target['scheme']}"
+
+
+def shown(entry: dict | None) -> str:
+    return "-" if entry is None else f"{number(entry['value'])} {span(entry)}"
+
+
+def span(entry: dict) -> str:
+    return f"[{number(entry['low'])}, {number(entry['high'])}]"
+
+
+def number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()

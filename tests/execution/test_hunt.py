@@ -1,0 +1,94 @@
+"""The hunt finds the prompts that a target gets wrong, and shortens them."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pytest
+
+from harness.cli.hunt import seconds
+from harness.execution.hunt import _Found, _Hunter
+
+BAD = 7
+
+
+class Tokenizer:
+    """One letter a token."""
+
+    @staticmethod
+    def encode(text):
+        return [ord(letter) - 64 for letter in text]
+
+    @staticmethod
+    def decode(tokens):
+        return "".join(chr(token + 64) for token in tokens)
+
+
+class Model:
+    """Logits that a bad token in the prompt moves, in a target."""
+
+    def __init__(self, moved):
+        self.moved = moved
+
+    def run(self, inputs):
+        rows = inputs["positions"].size
+        logits = np.zeros((1, rows, 9), np.float32)
+        logits[..., 0] = self.moved * (inputs["input_ids"] == BAD).sum()
+        return {"logits": logits}
+
+
+def hunter():
+    return _Hunter(Model(0.0), Model(1.0), Tokenizer, seed=1)
+
+
+def times(count):
+    left = iter([True] * count)
+    return lambda: next(left, False)
+
+
+SEEDS = [tuple([1, 2, 3, 4, 5, 6] * 2), (2, 3, 4, BAD, 5, 6, 1, 2), (1, 1, 2, 2)]
+
+
+def test_the_search_climbs_from_the_seeds():
+    """What it finds is further than any seed, and the seeds' mean is told."""
+    hunt = hunter()
+    pool = hunt.search(SEEDS, times(400))
+    best = max(hunt.score(seed) for seed in SEEDS)
+
+    assert pool[0].kl > best > 0
+    assert pool[0].tokens.count(BAD) > 1
+    assert 0 < hunt.baseline < best
+
+
+def test_what_does_not_matter_is_left_out():
+    """The bad token stays, its neighbours go; a text of one token is none."""
+    hunt = hunter()
+    tokens = (1, 2, 3, BAD, 4, 5, 6, 1, 2, 3)
+    short = hunt.shorten(_Found(hunt.score(tokens), tokens), times(999))
+
+    assert 2 == len(short.tokens)
+    assert BAD in short.tokens
+
+
+def test_no_time_finds_nothing_and_raises_nothing():
+    """A budget that is over before it began."""
+    assert [] == hunter().search(SEEDS, times(0))
+
+
+def test_the_same_seed_finds_the_same():
+    """A hunt can be repeated."""
+    assert hunter().search(SEEDS, times(60)) == hunter().search(SEEDS, times(60))
+
+
+@pytest.mark.parametrize(("text", "value"), [("90s", 90), ("5m", 300), ("1h", 3600)])
+def test_a_budget_is_a_time(text, value):
+    """With its unit."""
+    assert value == seconds(text)
+
+
+@pytest.mark.parametrize("text", ["5", "0m", "-1s", "5 m", "soon"])
+def test_a_budget_without_a_unit_is_refused(text):
+    """Minutes are not guessed."""
+    with pytest.raises(argparse.ArgumentTypeError, match="5m"):
+        seconds(text)

@@ -1,0 +1,201 @@
+"""A suite of a language model, whole: recorded, run, selected, judged, shown."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from harness.errors import CasesError, ConfigError, UnsupportedError
+from harness.execution.api import record, run
+from harness.execution.replies import replies_of
+from harness.execution.suite import load_suite
+from harness.models.types import Case
+from tests.models.tiny_gguf import write_gguf
+
+SUITE = """\
+[suite]
+name = "tiny"
+model = "tiny.gguf"
+cases = "cases.jsonl"
+reference = { backend = "torch", precision = "fp32" }
+batch = 4
+select = "gate"
+
+[scheme.kv]
+weights = false
+kv_cache = { format = "fp8_e4m3", granularity = "head" }
+
+[scheme.fp8_weight_only]
+base = "fp8_weight_only"
+keep = ["lm_head"]
+
+[[target]]
+backend = "torch"
+scheme = "fp8_weight_only"
+
+[[target]]
+backend = "torch"
+scheme = "kv"
+
+[[behaviour]]
+kind = "utf8"
+
+[[behaviour]]
+kind = "json"
+
+[[behaviour]]
+kind = "same_reply"
+margin = 1.0
+"""
+WORDS = ("one", "two", "three 3", "four", "five", "six 6")
+
+
+def records():
+    for index, word in enumerate(WORDS):
+        tags = ["gate"] * (index % 2 == 0)
+        expected = {"generate": 6}
+        if word == "two":
+            # Random weights write no JSON: nothing can be lost.
+            expected["json"] = {}
+        if word == "three 3":
+            expected["json"] = {}
+        yield {
+            "id": f"c{index}",
+            "prompt": word,
+            "reply": f"{word} {word}",
+            "tags": tags,
+            "expected": expected,
+        }
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A recorded suite and the report of a run of it."""
+    folder = tmp_path_factory.mktemp("suites") / "tiny"
+    folder.mkdir()
+    write_gguf(folder / "tiny.gguf", seed=5)
+    (folder / "suite.toml").write_text(SUITE)
+    lines = [json.dumps(entry) for entry in records()]
+    (folder / "cases.jsonl").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
+        result = record([folder], reason="test", allow_ci=True, allow_dirty=True)
+        assert ["recorded"] == [entry.status for entry in result.suites]
+        yield folder, run([folder], out=folder / "run")
+
+
+@pytest.mark.quant_slow
+def test_only_the_selected_cases_run_and_the_golden_holds_all(ran):
+    """And the golden is not stale for it."""
+    folder, report = ran
+    target = report.targets[0]
+
+    assert 3 == target.measurements["drift"].cases
+    manifest = json.loads(next(folder.glob("golden/*.json")).read_text())
+    assert {f"c{i}" for i in range(6)} == set(manifest["behaviours"]["replies"])
+
+
+@pytest.mark.quant_slow
+def test_a_behaviour_that_nobody_can_lose_is_no_pass(ran):
+    """The reference writes no JSON: the gate says so, it does not pass."""
+    _, report = ran
+
+    for target in report.targets:
+        assert "vacuous" == str(target.verdict)
+        assert "json: the reference has none of 1 cases right" in target.reason
+
+
+@pytest.mark.quant_slow
+def test_the_faithful_backend_passes_every_other_check(ran):
+    """Weights and cache hold what they should, ways to ask the same agree.
+
+    Three cases cannot resolve the drift: that alone may be said beside.
+    """
+    _, report = ran
+    for target in report.targets:
+        others = [c for c in target.checks if "json" not in c.reason]
+        assert not [check for check in others if check.verdict.fails]
+        ways = {"padding", "what follows", "cache", "batch of 1", "repeat"}
+        assert ways <= {
+            name.removeprefix("stability.")
+            for name in target.measurements
+            if name.startswith("stability.")
+        }
+
+
+@pytest.mark.quant_slow
+def test_replies_are_kept_side_by_side(ran):
+    """With the prompt as the model read it."""
+    folder, _ = ran
+    file = folder / "run/targets/tiny/torch/kv/replies.json"
+    rows = json.loads(file.read_text())
+
+    assert {"c0", "c2", "c4"} == {row["case"] for row in rows}
+    assert any("<|im_start|>user\nfive<|im_end|>" in row["prompt"] for row in rows)
+
+
+class Writer:
+    """A language model that replies with the prompt."""
+
+    name = "writer"
+    tokenizer = None
+
+
+def asked(**expected):
+    inputs = {
+        "input_ids": np.array([[65, 66, 67, 68]]),
+        "positions": np.array([[1, 2]]),
+    }
+    return Case("c", inputs, expected)
+
+
+@pytest.mark.parametrize(
+    "asked_for", [0, "many", {"seed": 1}, {"tokens": 3, "beams": 2}, True]
+)
+def test_a_malformed_wish_for_a_reply_is_refused(asked_for):
+    """With the case and what should stand there."""
+    with pytest.raises(CasesError, match=r"case 'c'.*generate"):
+        replies_of(object(), Writer, [asked(generate=asked_for)], batch=1)
+
+
+def test_a_backend_that_does_not_generate_is_unsupported():
+    """Cases that ask for replies cannot pass by being left out."""
+    with pytest.raises(UnsupportedError, match="does not generate"):
+        replies_of(object(), Writer, [asked(generate=3)], batch=1)
+
+
+def test_cases_that_ask_for_nothing_need_no_generator():
+    """As with every model that writes no text."""
+    assert {} == replies_of(object(), Writer, [asked()], batch=1)
+
+
+@pytest.mark.parametrize("text", ['{"type": "objekt"}', "{", "[]"])
+def test_an_invalid_schema_file_is_an_error_with_its_line(tmp_path, text):
+    """Before anything is run."""
+    write_suite(tmp_path)
+    (tmp_path / "order.schema.json").write_text(text)
+
+    with pytest.raises(ConfigError, match=r"suite.toml:\d+: behaviour.schema"):
+        load_suite(tmp_path)
+
+
+def test_a_schema_file_is_read_with_the_suite(tmp_path):
+    """And must lie beside it."""
+    write_suite(tmp_path)
+    (tmp_path / "order.schema.json").write_text('{"type": "object"}')
+
+    assert {"schema": {"type": "object"}} == load_suite(tmp_path).behaviours[0].options
+    (tmp_path / "order.schema.json").unlink()
+    with pytest.raises(ConfigError, match=r"order\.schema\.json"):
+        load_suite(tmp_path)
+
+
+def write_suite(folder):
+    (folder / "cases.jsonl").write_text("{}")
+    (folder / "suite.toml").write_text(
+        '[suite]\nname = "s"\nmodel = "a.b:c"\ncases = "cases.jsonl"\n'
+        '[[target]]\nbackend = "torch"\nscheme = "int8"\n'
+        '[[behaviour]]\nkind = "json_schema"\nschema = "order.schema.json"\n'
+    )
