@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -70,7 +71,11 @@ def test_the_variants_environment_is_the_workers(tmp_path):
     with worker:
         worker._start()
         file = Path(f"/proc/{worker._process.pid}/environ")
-        environment = file.read_bytes().split(b"\0")
+        # Empty until the process has become the worker.
+        deadline = time.monotonic() + 30
+        while not (found := file.read_bytes()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        environment = found.split(b"\0")
 
     assert b"ONEDNN_MAX_CPU_ISA=AVX2" in environment
 
