@@ -5,9 +5,9 @@
 Every row is a format with a granularity. A round calls every subject once, ours first,
 so that what else the machine does hits all alike; the result is the median of the
 rounds and goes to result.json. GB/s counts the bytes of the unquantized tensor. A
-`copy` is `numpy.copyto` of these bytes into memory that is there already. `peak` is the
-most memory that a call held at once, in units of what it returned. A peer that only
-quantizes and takes back in one step is compared with both of our steps together.
+`copy` is `numpy.copyto` of these bytes into memory that is there already. A peer that
+only quantizes and takes back in one step is compared with both of our steps together.
+What ours cost without peers, and in memory, is measured by alone.py.
 """
 
 from __future__ import annotations
@@ -54,32 +54,8 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def size(result: Any) -> int:
-    """Bytes of the arrays and tensors in a result."""
-    if isinstance(result, (tuple, list)):
-        return sum(size(each) for each in result)
-    if hasattr(result, "zero_points"):
-        return size([result.codes, result.scales, result.zero_points])
-    return int(getattr(result, "nbytes", 0))
-
-
-def status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    found = next(line for line in lines if line.startswith(field))
-    return int(found.split()[1]) * 1024
-
-
-def peak(function: Callable[[], Any]) -> float:
-    """Most memory held at once by a call, in units of what it returns."""
-    # 5 puts the high-water mark back to what is resident now (proc(5)).
-    Path("/proc/self/clear_refs").write_text("5", "utf-8")
-    before = status("VmRSS")
-    result = function()
-    return (status("VmHWM") - before) / size(result)
-
-
 def one_row(row: peers.Row, x: Any, rounds: int) -> dict[str, Any]:
-    """Seconds of every subject of a row, what ours hold, and whether peers agree."""
+    """Median and least seconds of every subject of a row; values equal to ours."""
     array = as_numpy(x)[0]
     target = np.empty_like(array)
     quantized, back = peers.ours(x, row)
@@ -96,7 +72,6 @@ def one_row(row: peers.Row, x: Any, rounds: int) -> dict[str, Any]:
         agree[name] = round(float((made.float() == values).float().mean()), 6)
         subjects[name] = (first, second, kept)
         del made
-    memory = {"quantize": peak(quantized), "dequantize": peak(lambda: back(held))}
     times: Times = {"copy": [], "ours quantize": [], "ours dequantize": []}
     for _ in range(rounds):
         times["copy"].append(timed(lambda: np.copyto(target, array))[0])
@@ -113,7 +88,6 @@ def one_row(row: peers.Row, x: Any, rounds: int) -> dict[str, Any]:
         "blocks": row.blocks,
         "seconds": {k: round(statistics.median(v), 6) for k, v in times.items()},
         "least": {k: round(min(v), 6) for k, v in times.items()},
-        "peak": {k: round(v, 3) for k, v in memory.items()},
         "equal_values": agree,
     }
 
