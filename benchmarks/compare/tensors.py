@@ -1,9 +1,10 @@
 """Our comparison beside others', on the same two tensors in one run.
 
-    python benchmarks/compare/tensors.py [--mib 256] [--repeats 5]
+    python benchmarks/compare/tensors.py [--mib 256] [--repeats 5] [--only plain]
 
-Prints a Markdown table: median seconds, and times of a plain `numpy.sum` of the same
-bytes. Peers that are not installed are said to be missing.
+Prints a Markdown table: median wall and processor seconds, each also in times of a
+plain read of the same bytes; processor time, all threads together, is what to trust
+where other work shares the cores. Peers that are not installed are said to be missing.
 """
 
 from __future__ import annotations
@@ -73,20 +74,23 @@ SUBJECTS: dict[str, tuple[Callable[[Any, Any], object], str]] = {
 }
 
 
-def median_seconds(function: Callable[[], object], repeats: int) -> float:
+def median_seconds(function: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Wall and processor seconds of a call, medians."""
     function()
-    times = []
+    wall, processor = [], []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        wall.append(time.perf_counter() - start)
+        processor.append(time.process_time() - before)
+    return statistics.median(wall), statistics.median(processor)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", default="", help="words of the subjects' names")
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float16):
@@ -95,19 +99,25 @@ def main() -> None:
         b = a + 1e-2 * rng.standard_normal(count, dtype=np.float32)
         a, b = (x.astype(dtype).reshape(-1, 8192) for x in (a, b))
         print(f"\n{np.dtype(dtype).name}, 2 x {arguments.mib} MiB\n")
-        print("| | measures | s | x plain read |\n| --- | --- | --- | --- |")
-        base = 0.0
+        print("| | measures | wall, s | x read | processor, s | x read |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        base: tuple[float, float] | None = None
         for name, (function, measures) in SUBJECTS.items():
+            if not any(word in name for word in arguments.only.split(",")):
+                continue
             try:
                 seconds = median_seconds(
                     lambda f=function, x=a, y=b: f(x, y), arguments.repeats
                 )
             except ImportError as error:
-                print(f"| {name} | {measures} | missing: {error} | |")
+                print(f"| {name} | {measures} | missing: {error} | | | |")
                 continue
             base = base or seconds
-            ratio = seconds / base
-            print(f"| {name} | {measures} | {seconds:.3f} | {ratio:.1f} |", flush=True)
+            cells = [
+                f"{mine:.3f} | {mine / read:.1f}"
+                for mine, read in zip(seconds, base, strict=True)
+            ]
+            print(f"| {name} | {measures} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

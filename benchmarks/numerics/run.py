@@ -5,9 +5,9 @@
 Every row is a format with a granularity. A round calls every subject once, ours first,
 so that what else the machine does hits all alike; the result is the median of the
 rounds and goes to result.json. GB/s counts the bytes of the unquantized tensor. A
-`copy` is `numpy.copyto` of these bytes into memory that is there already. `peak` is the
-most memory that a call held at once, in units of what it returned. A peer that only
-quantizes and takes back in one step is compared with both of our steps together.
+`copy` is `numpy.copyto` of these bytes into memory that is there already. A peer that
+only quantizes and takes back in one step is compared with both of our steps together.
+What ours cost without peers, and in memory, is measured by alone.py.
 """
 
 from __future__ import annotations
@@ -45,41 +45,25 @@ LIBRARIES = {
     "numba": "numba",
     "numpy": "numpy",
 }
-Times = dict[str, list[float]]
+Times = dict[str, list[tuple[float, float]]]
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
+def timed(function: Callable[[], Any]) -> tuple[float, float]:
+    """Wall and processor seconds, the latter of all threads together."""
+    start, before = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - start, time.process_time() - before
 
 
-def size(result: Any) -> int:
-    """Bytes of the arrays and tensors in a result."""
-    if isinstance(result, (tuple, list)):
-        return sum(size(each) for each in result)
-    if hasattr(result, "zero_points"):
-        return size([result.codes, result.scales, result.zero_points])
-    return int(getattr(result, "nbytes", 0))
-
-
-def status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    found = next(line for line in lines if line.startswith(field))
-    return int(found.split()[1]) * 1024
-
-
-def peak(function: Callable[[], Any]) -> float:
-    """Most memory held at once by a call, in units of what it returns."""
-    # 5 puts the high-water mark back to what is resident now (proc(5)).
-    Path("/proc/self/clear_refs").write_text("5", "utf-8")
-    before = status("VmRSS")
-    result = function()
-    return (status("VmHWM") - before) / size(result)
+def medians(times: Times, which: int) -> dict[str, float]:
+    return {
+        name: round(statistics.median(pair[which] for pair in taken), 6)
+        for name, taken in times.items()
+    }
 
 
 def one_row(row: peers.Row, x: Any, rounds: int) -> dict[str, Any]:
-    """Seconds of every subject of a row, what ours hold, and whether peers agree."""
+    """Median and least seconds of every subject of a row; values equal to ours."""
     array = as_numpy(x)[0]
     target = np.empty_like(array)
     quantized, back = peers.ours(x, row)
@@ -96,26 +80,34 @@ def one_row(row: peers.Row, x: Any, rounds: int) -> dict[str, Any]:
         agree[name] = round(float((made.float() == values).float().mean()), 6)
         subjects[name] = (first, second, kept)
         del made
-    memory = {"quantize": peak(quantized), "dequantize": peak(lambda: back(held))}
     times: Times = {"copy": [], "ours quantize": [], "ours dequantize": []}
     for _ in range(rounds):
-        times["copy"].append(timed(lambda: np.copyto(target, array))[0])
-        times["ours quantize"].append(timed(quantized)[0])
-        times["ours dequantize"].append(timed(lambda: back(held))[0])
+        times["copy"].append(timed(lambda: np.copyto(target, array)))
+        times["ours quantize"].append(timed(quantized))
+        times["ours dequantize"].append(timed(lambda: back(held)))
         for name, (first, second, kept) in subjects.items():
             step = "quantize" if second else "both"
-            times.setdefault(f"{name} {step}", []).append(timed(first)[0])
+            times.setdefault(f"{name} {step}", []).append(timed(first))
             if second:
-                taken = timed(lambda s=second, k=kept: s(k))[0]
+                taken = timed(lambda s=second, k=kept: s(k))
                 times.setdefault(f"{name} dequantize", []).append(taken)
     return {
         "row": row.name,
         "blocks": row.blocks,
-        "seconds": {k: round(statistics.median(v), 6) for k, v in times.items()},
-        "least": {k: round(min(v), 6) for k, v in times.items()},
-        "peak": {k: round(v, 3) for k, v in memory.items()},
+        "seconds": medians(times, 0),
+        "processor": medians(times, 1),
         "equal_values": agree,
     }
+
+
+def put(rows: list[dict[str, Any]], made: dict[str, Any]) -> None:
+    """Add a row, in the place of the one that it renews."""
+    key = ("row", "dtype", "threads")
+    for place, row in enumerate(rows):
+        if all(row[k] == made[k] for k in key):
+            rows[place] = made
+            return
+    rows.append(made)
 
 
 def environment() -> dict[str, Any]:
@@ -133,7 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="part of the rows' names")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--renew", action="store_true", help="keep the other rows")
     parser.add_argument("--out", type=Path, default=HERE / "result.json")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -145,11 +139,13 @@ def main() -> None:
         "environment": environment(),
         "rows": [],
     }
+    if arguments.renew:
+        result["rows"] = json.loads(arguments.out.read_text("utf-8"))["rows"]
     for dtype in (torch.float32, torch.bfloat16):
         torch.manual_seed(0)
         count = arguments.mib * 2**20 // dtype.itemsize
         x = torch.randn(count, dtype=torch.float32).to(dtype).reshape(-1, 4096)
-        for threads in (1, 2):
+        for threads in arguments.threads:
             torch.set_num_threads(threads)
             set_threads(threads)
             for row in peers.ROWS:
@@ -157,7 +153,7 @@ def main() -> None:
                     continue
                 made = one_row(row, x, arguments.rounds)
                 made |= {"dtype": str(dtype).split(".")[1], "threads": threads}
-                result["rows"].append(made)
+                put(result["rows"], made)
                 print(made["dtype"], threads, row.name, made["seconds"], flush=True)
                 arguments.out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     sys.stdout.flush()

@@ -20,22 +20,25 @@ def writer():
 
 
 def measured():
-    """What was measured."""
-    path = ROOT / "benchmarks/numerics/result.json"
-    return json.loads(path.read_text("utf-8"))
+    """What was measured: beside the peers, and alone."""
+    folder = ROOT / "benchmarks/numerics"
+    names = ("result.json", "alone.json")
+    return [json.loads((folder / name).read_text("utf-8")) for name in names]
 
 
 def test_the_page_is_what_was_measured():
-    """Every number of the page is computed from the result."""
+    """Every number of the page is computed from the results."""
     page = (ROOT / "docs/numerics-speed.md").read_text("utf-8")
 
-    assert page == writer().page(measured())
+    assert page == writer().page(*measured())
 
 
 def test_a_missed_aim_is_said():
-    """A row that is too slow appears among the missed aims."""
-    result = measured()
-    row = copy.deepcopy(result["rows"][0])
-    row["seconds"]["ours quantize"] = 5 * row["seconds"]["copy"]
+    """A row that is too slow, against a peer or a copy, is among the missed aims."""
+    beside, alone = (copy.deepcopy(each["rows"][0]) for each in measured())
+    alone["seconds"]["quantize"] = 5 * alone["seconds"]["copy"]
+    seconds = writer().spent(beside)
+    seconds["torch quantize"] = seconds["ours quantize"] / 2
 
-    assert "quantize takes 5.0 copies" in writer().misses(row)
+    assert "quantize: 5.0 copies" in writer().heavy(alone)
+    assert "quantize: 0.5 x torch" in writer().slow(beside)
