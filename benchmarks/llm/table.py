@@ -21,9 +21,9 @@ METRICS = {
 def main() -> None:
     """Print both tables."""
     targets = [
-        target
+        json.loads(file.read_text())
         for folder in sys.argv[1:]
-        for target in json.loads((Path(folder) / "run.json").read_text())["targets"]
+        for file in sorted(Path(folder).glob("targets/*/*/*/verdict.json"))
     ]
     print("| target | verdict |", " | ".join(METRICS.values()), "|")
     print("| --- " * (2 + len(METRICS)) + "|")
