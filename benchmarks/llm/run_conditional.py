@@ -61,7 +61,7 @@ def figures(folder: Path, backend: str) -> dict:
     verdict = json.loads((target / "verdict.json").read_text())
     evidence = json.loads((target / EVIDENCE).read_text())
     right = np.concatenate(
-        [np.array(b["target_right"], bool) for b in evidence["behaviours"]]
+        [np.array(b["target_right"], bool) for b in evidence["evidence"]["behaviours"]]
         or [np.zeros(0, bool)]
     )
     measured = verdict["measurements"]

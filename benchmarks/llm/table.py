@@ -9,6 +9,15 @@ import json
 import sys
 from pathlib import Path
 
+from harness.judge.statistics.paired_binary import Flips, flips, loss_p_value
+
+#: Behaviours of which a case expects something of its own.
+TASKS = {"json", "json_schema", "code", "format", "arithmetic", "choice", "fact"} | {
+    "grounded",
+    "needle",
+    "ending",
+}
+
 METRICS = {
     "logits.kl": "KL, nats",
     "logits.top1_agreement": "top-1",
@@ -21,9 +30,9 @@ METRICS = {
 def main() -> None:
     """Print both tables."""
     targets = [
-        target
+        json.loads(file.read_text())
         for folder in sys.argv[1:]
-        for target in json.loads((Path(folder) / "run.json").read_text())["targets"]
+        for file in sorted(Path(folder).glob("targets/*/*/*/verdict.json"))
     ]
     print("| target | verdict |", " | ".join(METRICS.values()), "|")
     print("| --- " * (2 + len(METRICS)) + "|")
@@ -48,6 +57,27 @@ def main() -> None:
             for one, two in zip(own, flips, strict=True)
         ]
         print(f"| {name} | {cases} |", " | ".join(cells), "|")
+    print("\n| target | lost | gained | of | p of no loss |")
+    print("| --- " * 5 + "|")
+    for folder in sys.argv[1:]:
+        for file in sorted(Path(folder).glob("targets/*/*/*/evidence.json")):
+            table = pooled(json.loads(file.read_text())["evidence"]["behaviours"])
+            p = loss_p_value(table)
+            cells = (table.lost, table.gained, table.cases, f"{p:.2g}")
+            print(f"| {file.parent.name} |", " | ".join(map(str, cells)), "|")
+
+
+def pooled(behaviours: list[dict]) -> Flips:
+    """Cases whose every expectation was right then, and now."""
+    before: dict[str, bool] = {}
+    now: dict[str, bool] = {}
+    for entry in behaviours:
+        if entry["name"] not in TASKS:
+            continue
+        for side, key in ((before, "reference_right"), (now, "target_right")):
+            for case, right in zip(entry["cases"], entry[key], strict=True):
+                side[case] = side.get(case, True) and bool(right)
+    return flips([before[case] for case in before], [now[case] for case in before])
 
 
 def name_of(target: dict) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ class Seen:
     metadata: Mapping[str, Any]
     #: The reference's reply; None while the reference itself is recorded.
     reference: Reply | None
+
+    def about(self, wanted: Any) -> Seen:
+        """The same reply, asked about something else that its case expects."""
+        return dataclasses.replace(self, wanted=wanted)
 
     @property
     def text(self) -> str:

@@ -29,13 +29,13 @@ def names_in(text: str) -> list[str]:
     return _NAME.findall(text)
 
 
-def _number(seen: Seen) -> bool:
+def number(seen: Seen) -> bool:
     """The last number of the reply: what comes before is how it got there."""
     found = numbers_in(seen.text)
     return bool(found) and found[-1] == float(seen.wanted)
 
 
-def _fact(seen: Seen) -> bool:
+def fact(seen: Seen) -> bool:
     """One of the texts is in the reply, whatever its casing."""
     wanted = [seen.wanted] if isinstance(seen.wanted, str) else seen.wanted
     text = seen.text.casefold()
@@ -47,7 +47,7 @@ def _whole(word: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) is not None
 
 
-def _grounded(seen: Seen) -> bool | None:
+def grounded(seen: Seen) -> bool:
     """No number and no name that neither the context nor the question has."""
     if not isinstance(seen.wanted, str):
         raise CasesError(f"case {seen.case.id!r}: expected.context should be a text")
@@ -98,18 +98,18 @@ def _choice(
 
 KINDS: Final = (
     of_each(
-        "arithmetic", _number, key="number", summary="the reply's last number is it"
+        "arithmetic", number, key="number", summary="the reply's last number is it"
     ),
-    of_each("fact", _fact, key="fact", summary="the fact stands in the reply"),
+    of_each("fact", fact, key="fact", summary="the fact stands in the reply"),
     of_each(
         "needle",
-        _fact,
+        fact,
         key="needle",
         summary="what was said somewhere in a long text stands in the reply",
     ),
     of_each(
         "grounded",
-        _grounded,
+        grounded,
         key="context",
         summary="no number and no name that the given text has not",
     ),

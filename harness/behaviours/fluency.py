@@ -75,7 +75,7 @@ def _repetition(seen: Seen) -> bool:
     return not small and not loops(seen.reply.tokens.tolist())
 
 
-def _ending(seen: Seen) -> bool:
+def ending(seen: Seen) -> bool:
     """It ends by itself before the limit on its length."""
     return seen.reply.ended
 
@@ -139,7 +139,7 @@ KINDS: Final = (
         _repetition,
         summary="no group of tokens over and over, no text that deflates to nothing",
     ),
-    of_each("ending", _ending, key="ends", summary="the reply ends by itself"),
+    of_each("ending", ending, key="ends", summary="the reply ends by itself"),
     of_each(
         "length",
         _length,

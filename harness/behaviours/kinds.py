@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.behaviours import facts, fluency, structured
+from harness.behaviours import answers, facts, fluency, structured
 from harness.behaviours.types import Answer, Array, BehaviourKind, CaseOutputs
 from harness.errors import ConfigError
 from harness.models.types import Case
@@ -162,5 +162,6 @@ KINDS: dict[str, BehaviourKind] = {
         *structured.KINDS,
         *facts.KINDS,
         *fluency.KINDS,
+        *answers.KINDS,
     )
 }

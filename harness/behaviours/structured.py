@@ -50,7 +50,12 @@ def _json(seen: Seen) -> bool:
     return _value(seen) is not _BROKEN
 
 
-def _json_schema(seen: Seen) -> bool:
+def json_schema(seen: Seen) -> bool:
+    """Whether the reply is JSON that keeps the schema.
+
+    Raises:
+        CasesError: the case's schema is not understood.
+    """
     schema = seen.options.get("schema", seen.wanted)
     try:
         check_schema(schema, f"case {seen.case.id!r}: expected.json")
@@ -60,7 +65,7 @@ def _json_schema(seen: Seen) -> bool:
     return value is not _BROKEN and fits(value, schema)
 
 
-def _tool_call(seen: Seen) -> bool:
+def tool_call(seen: Seen) -> bool:
     """`{"name": ..., "arguments": {...}}`: the name, and each argument given."""
     value, wanted = _value(seen), seen.wanted
     if not isinstance(value, dict) or value.get("name") != wanted.get("name"):
@@ -72,7 +77,7 @@ def _tool_call(seen: Seen) -> bool:
     )
 
 
-def _code(seen: Seen) -> bool:
+def code(seen: Seen) -> bool:
     """Python that parses; it is never run."""
     text = unfenced(seen.text)
     try:
@@ -87,7 +92,12 @@ def _code(seen: Seen) -> bool:
     return bool(tree.body) and (not wanted or wanted in names)
 
 
-def _format(seen: Seen) -> bool:
+def format_(seen: Seen) -> bool:
+    """Whether every rule of the case is kept.
+
+    Raises:
+        CasesError: a rule is unknown, or there is none.
+    """
     if not isinstance(seen.wanted, Mapping) or not seen.wanted:
         raise CasesError(f"case {seen.case.id!r}: expected.format should be a table")
     unknown = sorted(set(seen.wanted) - set(_RULES))
@@ -140,21 +150,21 @@ KINDS: Final = (
     of_each("json", _json, key="json", summary="the whole reply is JSON"),
     of_each(
         "json_schema",
-        _json_schema,
+        json_schema,
         key="json",
         options={"schema": "JSON file with the schema; else `expected.json` is it"},
         summary="the reply is JSON that keeps the schema",
     ),
     of_each(
         "tool_call",
-        _tool_call,
+        tool_call,
         key="tool_call",
         summary="the reply calls the right function with the right arguments",
     ),
-    of_each("code", _code, key="code", summary="the reply is Python that parses"),
+    of_each("code", code, key="code", summary="the reply is Python that parses"),
     of_each(
         "format",
-        _format,
+        format_,
         key="format",
         summary="words, lines, list items, casing are as asked",
     ),

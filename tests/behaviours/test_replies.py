@@ -241,3 +241,21 @@ def test_broken_characters():
     assert not right("utf8", "caf\N{REPLACEMENT CHARACTER} au lait")
     assert not right("utf8", reply("caf\N{REPLACEMENT CHARACTER}", ended=True))
     assert right("utf8", reply("caf\N{REPLACEMENT CHARACTER}", ended=False))
+
+
+def test_answers_are_right_by_everything_that_is_expected():
+    """One broken expectation breaks the answer; none is no answer."""
+    case = Case("c", {}, {"fact": "Paris", "ends": True})
+
+    def answered(text, ended):
+        found = KINDS["answers"].evaluate(
+            [case, Case("d", {}, {"generate": 3})],
+            {"c": reply(text, ended=ended), "d": reply("x")},
+            {},
+            {},
+        )
+        return {name: answer.right for name, answer in found.items()}
+
+    assert {"c": True} == answered("In Paris.", ended=True)
+    assert {"c": False} == answered("In Rome.", ended=True)
+    assert {"c": False} == answered("In Paris.", ended=False)

@@ -120,8 +120,8 @@ def test_the_sound_backend_passes(targets):
 
 @pytest.mark.parametrize("fault", FAULTS[1:])
 def test_averages_do_not_move(targets, fault):
-    """Perplexity and the share of unchanged answers stay within their intervals."""
-    for name in ("logits.perplexity_ratio", "logits.top1_agreement"):
+    """Mean KL and the share of unchanged tokens stay within the sound's intervals."""
+    for name in ("logits.kl", "logits.top1_agreement"):
         sound = targets["sound"].measurements[name]
         own = targets[fault].measurements[name]
         assert sound.low <= own.value <= sound.high, name

@@ -1,5 +1,6 @@
 """Replies are kept side by side, the broken ones first, and the page marks where."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -40,7 +41,8 @@ def test_broken_cases_come_first_and_say_what_broke(tmp_path):
         target_right=np.array([True, False]),
     )
 
-    write_replies(tmp_path, before, now, [lost])
+    shown = dataclasses.replace(lost, name="same_reply", margin=1.0)
+    write_replies(tmp_path, before, now, [lost, shown])
     rows = json.loads((tmp_path / FILE).read_text())
 
     assert ["c", "b", "a"] == [row["case"] for row in rows]
