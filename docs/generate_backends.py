@@ -1,7 +1,7 @@
 """Write the table of docs/backends.md from what conformance finds here.
 
-    python docs/generate_backends.py            writes the page
-    python docs/generate_backends.py --check    exit 1 if the page says something else
+python docs/generate_backends.py            writes the page
+python docs/generate_backends.py --check    exit 1 if the page says something else
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def replaced(page: str, text: str) -> str:
 
 
 def _version(reports: Sequence[SchemeReport]) -> str:
-    return next((report.version for report in reports if report.version), "not here")
+    """Without what the build adds: 2.13.0+cpu is 2.13.0."""
+    found = next((report.version for report in reports if report.version), "not here")
+    return found.partition("+")[0]
 
 
 if __name__ == "__main__":
