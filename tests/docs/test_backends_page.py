@@ -59,7 +59,9 @@ def test_the_page_names_every_backend_and_check():
 
     for name in load_registry().backend_names:
         assert f"| `{name}` |" in text
-    assert list(CHECKS) == re.findall(r"^\| (\w+) \| [^|]+ \|$", text, re.M)[-12:]
+    assert (
+        list(CHECKS) == re.findall(r"^\| (\w+) \| [^|]+ \|$", text, re.MULTILINE)[-12:]
+    )
 
 
 def test_check_fails_where_the_page_says_otherwise(monkeypatch, tmp_path, capsys):
