@@ -29,19 +29,31 @@ class Settings:
 
     optimization: Optimization = "all"
     config: tuple[tuple[str, str], ...] = ()
+    #: Execution provider to ask for; "": CUDA's where there is one, else the CPU's.
+    provider: str = ""
 
 
-def providers() -> list[str]:
-    """Providers to ask for, the fastest first."""
+def providers(wanted: str = "") -> list[str]:
+    """Providers to ask for, the one wanted or the fastest first.
+
+    Raises:
+        UnsupportedError: this build of ONNX Runtime has not the one wanted.
+    """
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
+    if wanted and wanted not in available:
+        raise UnsupportedError(
+            f"this build of ONNX Runtime has no {wanted}; it has {', '.join(available)}"
+        )
+    if wanted:
+        return [wanted] if wanted == CPU else [wanted, CPU]
     return [name for name in (CUDA, CPU) if name in available]
 
 
 def device_of(provider: str) -> str:
-    """The device's name, for people."""
-    return {CPU: "cpu", CUDA: "cuda"}[provider]
+    """The device's name, for people: "CUDAExecutionProvider" is "cuda"."""
+    return provider.removesuffix("ExecutionProvider").lower()
 
 
 def call(
@@ -87,7 +99,11 @@ def open_session(
         )
     options.intra_op_num_threads = int(threads or 0)
     try:
-        return onnxruntime.InferenceSession(data, options, providers=providers())
+        return onnxruntime.InferenceSession(
+            data, options, providers=providers(settings.provider)
+        )
+    except UnsupportedError:
+        raise
     except Exception as error:  # noqa: BLE001 - its classes have no common base
         text = " ".join(str(error).split())[:400]
         if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
@@ -108,7 +124,9 @@ def evaluate(data: bytes) -> dict[str, Array]:
     return dict(zip(names, session.run(names, {}), strict=True))
 
 
-def assignment(session: onnxruntime.InferenceSession) -> dict[str, int]:
+def assignment(
+    session: onnxruntime.InferenceSession, provider: str = ""
+) -> dict[str, int]:
     """Provider -> nodes it was given.
 
     Raises:
@@ -120,7 +138,7 @@ def assignment(session: onnxruntime.InferenceSession) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for part in show():
         counts[part.ep_name] += len(part.get_nodes())
-    wanted = providers()[0]
+    wanted = providers(provider)[0]
     if counts and not counts[wanted]:
         raise BackendError(
             f"{wanted} runs 0 nodes, but should run most [others: {dict(counts)}]"

@@ -10,7 +10,7 @@ import importlib.util
 import time
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from harness.backends.protocol import (
     Finding,
     Outputs,
     Support,
+    Variant,
 )
 from harness.errors import (
     BackendError,
@@ -52,6 +53,16 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+#: Variant -> execution provider, where the build of ONNX Runtime has it.
+PROVIDERS: Final = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "qnn": "QNNExecutionProvider",
+    "vitisai": "VitisAIExecutionProvider",
+}
+
 
 class OnnxRuntimeBackend:
     """The CPU provider, or CUDA's where this build and the machine have it.
@@ -62,7 +73,20 @@ class OnnxRuntimeBackend:
         optimization: "all" is what users run; "off" runs the graph as it is built.
         config: session configuration entries, e.g.
             {"session.qdq_matmulnbits_accuracy_level": "1"}.
+        provider: execution provider to ask for; "": CUDA's or the CPU's. One that is
+            given no node is an error: it would be the CPU's result under its name.
     """
+
+    variants: ClassVar = {
+        "unoptimized": Variant(
+            summary="the graph as it is built, optimizer off",
+            options={"optimization": "off"},
+        ),
+        **{
+            name: Variant(summary=f"through {provider}", options={"provider": provider})
+            for name, provider in PROVIDERS.items()
+        },
+    }
 
     def __init__(
         self,
@@ -71,10 +95,12 @@ class OnnxRuntimeBackend:
         name: str = "onnxruntime",
         optimization: Optimization = "all",
         config: Mapping[str, str] | None = None,
+        provider: str = "",
     ) -> None:
         self.name = name
         self.precision = precision
-        self.settings = Settings(optimization, tuple((config or {}).items()))
+        entries = tuple((config or {}).items())
+        self.settings = Settings(optimization, entries, provider)
 
     def probe(self) -> Availability:
         """Whether onnxruntime and onnx are installed, and what they run on."""
@@ -83,7 +109,9 @@ class OnnxRuntimeBackend:
                 error = MissingExtraError(package, "onnxruntime")
                 return Availability(available=False, reason=str(error))
         try:
-            provider = providers()[0]
+            provider = providers(self.settings.provider)[0]
+        except UnsupportedError as error:
+            return Availability(available=False, reason=str(error))
         except Exception as error:  # noqa: BLE001 - a broken install must not raise here
             return Availability(available=False, reason=f"does not import: {error}")
         return Availability(
@@ -179,7 +207,7 @@ class OnnxRuntimeSession:
         self._bytes = built.proto.SerializeToString()
         self._plain = open_session(self._bytes, self._settings)
         #: Provider -> how many nodes it was given; empty when this build cannot say.
-        self.assignment = assignment(self._plain)
+        self.assignment = assignment(self._plain, self._settings.provider)
         self._capturing: dict[tuple[str, ...], onnxruntime.InferenceSession] = {}
         self._outputs = [value.name for value in self._plain.get_outputs()]
         self._inputs = [value.name for value in self._plain.get_inputs()]

@@ -25,6 +25,7 @@ from harness.backends.openvino_model import (
     line,
     precision_of,
     products,
+    reads,
 )
 from harness.backends.protocol import (
     Arithmetic,
@@ -37,6 +38,8 @@ from harness.backends.protocol import (
 )
 from harness.errors import BackendError, MissingExtraError, UnsupportedError
 from harness.models.types import Model
+from harness.numerics import find_format
+from harness.schemes.onnx_activations import FP8_TYPES
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
@@ -99,8 +102,20 @@ class OpenVinoBackend:
         )
 
     def supports(self, model: Model, scheme: Scheme) -> Support:
-        """Whether ONNX operators that OpenVINO reads express the scheme."""
-        return support(model, scheme)
+        """Whether ONNX operators and types that OpenVINO reads express the scheme."""
+        found = support(model, scheme)
+        if not found.supported:
+            return found
+        for tensor in (scheme.weights, scheme.activations):
+            if tensor is None:
+                continue
+            fmt = find_format(tensor.format)
+            for name in (fmt.element or fmt.name, fmt.scale):
+                reason = reads(FP8_TYPES[name]) if name in FP8_TYPES else ""
+                if reason:
+                    names = {operator.name: reason for operator in model.operators()}
+                    return Support(supported=False, reason=reason, operators=names)
+        return found
 
     def preflight(self, model: Model) -> list[Finding]:
         """What OpenVINO's reader and its CPU plugin say about the model."""

@@ -65,7 +65,7 @@ def _static(nodes: Nodes, tensor: TensorScheme, scale: float, x: str) -> str:
     elif tensor.format in FP8_TYPES:
         zero = nodes.raw(b"\0", FP8_TYPES[tensor.format], (), "zero")
     else:
-        raise UnsupportedError(f"static {tensor.format} activations on onnxruntime")
+        raise UnsupportedError(f"static {tensor.format} activations in ONNX operators")
     codes = nodes.add("QuantizeLinear", [x, by, zero])
     return nodes.add("DequantizeLinear", [codes, by, zero])
 
@@ -73,7 +73,7 @@ def _static(nodes: Nodes, tensor: TensorScheme, scale: float, x: str) -> str:
 def _dynamic(nodes: Nodes, operator: Operator, tensor: TensorScheme, x: str) -> str:
     if tensor.rule not in (None, "amax"):
         raise UnsupportedError(
-            f"activations with the scale rule {tensor.rule!r} on onnxruntime"
+            f"activations with the scale rule {tensor.rule!r} in ONNX operators"
         )
     if tensor.granularity == "tensor":
         axes: list[int] = []
@@ -106,7 +106,7 @@ def _element(nodes: Nodes, element: str, ratio: str) -> str:
         return nodes.add("Clip", [rounded, _f(nodes, -half), _f(nodes, half - 1)])
     if element == "fp4_e2m1":
         return _e2m1(nodes, ratio)
-    raise UnsupportedError(f"{element} activations on onnxruntime")
+    raise UnsupportedError(f"{element} activations in ONNX operators")
 
 
 def _e2m1(nodes: Nodes, ratio: str) -> str:
@@ -131,7 +131,9 @@ def _blocks(
     """Blocks along the reduction: split it, scale each block, put it together again."""
     fmt = find_format(tensor.format)
     if fmt.kind != "block":
-        raise UnsupportedError(f"{tensor.format} activations in groups on onnxruntime")
+        raise UnsupportedError(
+            f"{tensor.format} activations in groups in ONNX operators"
+        )
     blocks = _Blocks(
         linear=operator.kind == "linear",
         length=operator.weight.shape[1] * operator.groups,
@@ -145,7 +147,7 @@ def _blocks(
         scale = _power_of_two(nodes, amax, fmt.emax, tensor.rule or fmt.rule)
     elif (tensor.rule or fmt.rule) != "amax":
         raise UnsupportedError(
-            f"activations with the scale rule {tensor.rule!r} on onnxruntime"
+            f"activations with the scale rule {tensor.rule!r} in ONNX operators"
         )
     else:
         scale = _nvfp4_scale(nodes, amax, _tensor_scale(nodes, operator, scheme, amax))
@@ -194,7 +196,7 @@ def _power_of_two(nodes: Nodes, amax: str, emax: int, rule: str) -> str:
     """2**(floor(log2(amax)) - emax), exactly: a logarithm, corrected by comparison."""
     if rule != "floor":
         raise UnsupportedError(
-            f"activations with the scale rule {rule!r} on onnxruntime"
+            f"activations with the scale rule {rule!r} in ONNX operators"
         )
     # Up to 2**127, then Inf, which no finite number reaches.
     table = np.append(np.ldexp(1.0, np.arange(-127, 128)), np.inf).astype(np.float32)

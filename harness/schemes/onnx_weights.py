@@ -60,7 +60,7 @@ def _codes(nodes: Nodes, fmt: str, codes: Array) -> str:
         return nodes.raw(codes.tobytes(), FP8_TYPES[fmt], codes.shape, "weight_codes")
     if fmt == "int8":
         return nodes.constant(codes.view(np.int8), "weight_codes")
-    raise UnsupportedError(f"{fmt} weights with one scale a channel on onnxruntime")
+    raise UnsupportedError(f"{fmt} weights with one scale a channel in ONNX operators")
 
 
 def _blocks(nodes: Nodes, quantized: Quantized, size: int) -> str:
@@ -118,7 +118,7 @@ def _decode(nodes: Nodes, element: str, codes: Array) -> str:
         return nodes.add("Cast", [stored], to=_FLOAT)
     fmt = FORMATS[element]
     if fmt.bits != 4 or codes.shape[-1] % 2:
-        raise UnsupportedError(f"{element} weights in blocks on onnxruntime")
+        raise UnsupportedError(f"{element} weights in blocks in ONNX operators")
     packed = (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
     stored = nodes.constant(np.ascontiguousarray(packed), "weight_codes")
     low = nodes.add(

@@ -8,12 +8,14 @@ import math
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
 from harness.backends import onnx_session
 from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
 from harness.backends.protocol import Backend, Session
+from harness.backends.registry import load_registry
 from harness.compare.explained import Explained, weight_evidence
 from harness.errors import BackendError, UnsupportedError, UsageError
 from harness.judge.statistics.quadratic import energy_factor
@@ -296,9 +298,33 @@ def test_the_provider_that_was_asked_for_runs_the_nodes(model, monkeypatch):
     assert session.assignment[wanted] > 0
     assert wanted in session.arithmetic().detail
 
-    monkeypatch.setattr(onnx_session, "providers", lambda: ["Other"])
+    monkeypatch.setattr(onnx_session, "providers", lambda _: ["Other"])
     with pytest.raises(BackendError, match="Other runs 0 nodes"):
         onnx_session.assignment(session._plain)
+
+
+def test_a_provider_that_claims_nothing_is_an_error(model):
+    """Azure's registers in every build and runs no MatMul: no result in its name."""
+    azure = "AzureExecutionProvider"
+    if azure not in onnxruntime.get_available_providers():
+        pytest.skip(f"this build of onnxruntime has no {azure}")
+    backend = OnnxRuntimeBackend(provider=azure)
+
+    assert backend.probe().available
+    with pytest.raises(BackendError, match=f"{azure} runs 0 nodes"):
+        backend.load(model, None)
+
+
+def test_a_provider_that_is_not_in_this_build_is_not_available(model):
+    """The probe says which there are; loading raises the same."""
+    backend = load_registry().backend("onnxruntime@vitisai")
+    if "VitisAIExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this build has it")
+
+    assert not backend.probe().available
+    assert "no VitisAIExecutionProvider; it has" in backend.probe().reason
+    with pytest.raises(UnsupportedError, match="no VitisAIExecutionProvider"):
+        backend.load(model, None)
 
 
 @pytest.mark.parametrize(

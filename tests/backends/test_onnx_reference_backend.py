@@ -1,0 +1,61 @@
+"""The specification's evaluator as a backend."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from harness.backends.onnx_reference_backend import OnnxReferenceBackend
+from harness.compare.explained import Explained
+from harness.errors import BackendError, UnsupportedError
+from harness.judge.statistics.quadratic import energy_factor
+from harness.models.onnx_model import OnnxModel
+from harness.schemes.catalogue import SCHEMES
+
+
+@pytest.fixture
+def model(tmp_path):
+    """One MatMul of 64 terms."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((64, 24)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["n", 64])],
+        [helper.make_tensor_value_info("y", 1, ["n", 24])],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    opset = [helper.make_opsetid("", 21)]
+    onnx.save(helper.make_model(graph, opset_imports=opset), tmp_path / "m.onnx")
+    return OnnxModel(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("scheme", ["fp8_e4m3", "mxfp8", "mxfp4", "int8", "int4"])
+def test_every_scheme_is_explained(model, scheme):
+    """The graphs that schemes become mean what the schemes say: no engine is in it."""
+    x = np.random.default_rng(1).standard_normal((8, 64)).astype(np.float32)
+    session = OnnxReferenceBackend().load(model, SCHEMES[scheme])
+    outputs = session.run({"x": x}, capture=["fc"])
+    explained = Explained(SCHEMES[scheme], session.arithmetic())
+    explained.add(model.operators()[0], outputs["fc/input"], outputs["fc"])
+    entry = explained.result()[0]
+
+    limit = energy_factor(0.001) * math.sqrt(entry.explained_sq)
+    assert math.sqrt(entry.residual_sq) <= limit
+    assert "fc" in session.artifact().weights
+
+
+def test_misuse_raises(model):
+    """A precision it has not, a missing input, a closed session."""
+    with pytest.raises(UnsupportedError, match="fp16"):
+        OnnxReferenceBackend("fp16").load(model, None)
+    session = OnnxReferenceBackend().load(model, None)
+    with pytest.raises(BackendError, match=r"missing=\['x'\]"):
+        session.run({})
+    session.close()
+    with pytest.raises(BackendError, match="closed=True"):
+        session.run({"x": np.ones((1, 64), np.float32)})
