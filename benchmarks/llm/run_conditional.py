@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -51,11 +51,10 @@ def write_suite(folder: Path, backends: list[str], select: str) -> None:
     """The shipped suite with one scheme on these backends."""
     suite = ROOT / "suites/smollm2"
     text = (suite / "suite.toml").read_text()
+    shutil.copytree(ROOT / "golden/smollm2", folder / "golden")
     head = text.split("[[target]]")[0].replace(
-        'cases = "cases.jsonl"',
-        f'cases = "cases.jsonl"\ngolden = "{ROOT / "golden/smollm2"}"',
+        'select = "gate"', f'select = "{select}"'
     )
-    head = head.replace('select = "gate"', f'select = "{select}"')
     # A slice may have no case of some behaviour, which is no finding here.
     whole = select == "gate"
     behaviours = text[text.index("[[behaviour]]") :] if whole else ""
