@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,9 @@ class PlantedBackend:
         planting: the defect and where.
         plugged: defects of plugins.
     """
+
+    #: A planted backend is one configuration: it has no variants of its own.
+    variants: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(
         self,
