@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -27,9 +27,6 @@ class PlantedBackend:
         plugged: defects of plugins.
     """
 
-    #: A planted backend is one configuration: it has no variants of its own.
-    variants: ClassVar[Mapping[str, Any]] = {}
-
     def __init__(
         self,
         backend: Backend,
@@ -44,6 +41,11 @@ class PlantedBackend:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
+
+    def as_variant(self, *, name: str, **options: Any) -> PlantedBackend:
+        """The backend's variant with the same defect in it."""
+        made: Any = type(self._backend)
+        return PlantedBackend(made(name=name, **options), self.planting)
 
     def load(self, model: Model, scheme: Scheme | None) -> Session:
         """Load; a reference (`scheme=None`) stays as it is.
