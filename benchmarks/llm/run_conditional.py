@@ -1,16 +1,18 @@
 """Faults that hide from averages, run through the smollm2 suite.
 
-    python benchmarks/llm/run_conditional.py [FAULT...]
+    python benchmarks/llm/run_conditional.py [--select TAG] [FAULT...]
 
+The cases are those before a merge, or those with the tag.
 Prints, for weights in FP8: what mean accuracy and perplexity say of the faulty backend
 beside the sound one, and what the suite says.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
-import sys
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -27,12 +29,16 @@ SCHEME = "fp8_weight_only"
 
 def main() -> None:
     """Run the sound backend and each fault, print a row each."""
-    wanted = sys.argv[1:] or list(DEFECTS)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--select", default="gate", metavar="TAG")
+    parser.add_argument("faults", nargs="*", metavar="FAULT")
+    options = parser.parse_args()
+    wanted = options.faults or list(DEFECTS)
     backends = ["torch", *(f"torch-{name}" for name in wanted)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "smollm2"
         folder.mkdir()
-        write_suite(folder, backends)
+        write_suite(folder, backends, options.select)
         harness.run([folder], plugins=[str(PLUGIN)], out=Path(temporary) / "run")
         sound = figures(Path(temporary), "torch")
         print("| backend | accuracy | perplexity ratio | mean KL | verdict | by |")
@@ -41,15 +47,17 @@ def main() -> None:
             print(row(backend, figures(Path(temporary), backend), sound), flush=True)
 
 
-def write_suite(folder: Path, backends: list[str]) -> None:
+def write_suite(folder: Path, backends: list[str], select: str) -> None:
     """The shipped suite with one scheme on these backends."""
     suite = ROOT / "suites/smollm2"
     text = (suite / "suite.toml").read_text()
+    shutil.copytree(ROOT / "golden/smollm2", folder / "golden")
     head = text.split("[[target]]")[0].replace(
-        'cases = "cases.jsonl"',
-        f'cases = "cases.jsonl"\ngolden = "{ROOT / "golden/smollm2"}"',
+        'select = "gate"', f'select = "{select}"'
     )
-    behaviours = text[text.index("[[behaviour]]") :]
+    # A slice may have no case of some behaviour, which is no finding here.
+    whole = select == "gate"
+    behaviours = text[text.index("[[behaviour]]") :] if whole else ""
     targets = [f'[[target]]\nbackend = "{b}"\nscheme = "{SCHEME}"\n' for b in backends]
     (folder / "suite.toml").write_text("\n".join([head, *targets, behaviours]))
     (folder / "cases.jsonl").write_bytes((suite / "cases.jsonl").read_bytes())

@@ -89,7 +89,9 @@ class Registry:
         if at and name not in self._backends:
             found = self.variant(name)
             assert found is not None  # sanity check
-            made: Any = type(self.backend(base))
+            # A wrapper makes its own; any other is its class with other options.
+            own = self.backend(base)
+            made: Any = getattr(own, "as_variant", type(own))
             self._backends[name] = made(name=name, **found.options)
         if name in self._waiting:
             self._load_backend(name)

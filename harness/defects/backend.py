@@ -42,6 +42,11 @@ class PlantedBackend:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
+    def as_variant(self, *, name: str, **options: Any) -> PlantedBackend:
+        """The backend's variant with the same defect in it."""
+        made: Any = type(self._backend)
+        return PlantedBackend(made(name=name, **options), self.planting)
+
     def load(self, model: Model, scheme: Scheme | None) -> Session:
         """Load; a reference (`scheme=None`) stays as it is.
 

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from harness.backends.protocol import Backend, Session
-from harness.defects.plant import chosen_channels, planted_weight, sites
+from harness.defects.plant import (
+    chosen_channels,
+    clean_weight,
+    planted_weight,
+    sites,
+)
 from harness.defects.types import SHARE, Defect, Planting, Site, Trigger, Unfit
 from harness.errors import UnsupportedError
 from harness.models.types import Model
@@ -70,7 +75,10 @@ def plant_graph(
             if defect.place == "weight":
                 _always(trigger, defect)
                 name = _replace_weight(built, site, defect, strength)
-                if planting.stored and weights[site.operator.name]:
+                if not weights[site.operator.name]:
+                    # MatMulNBits gave way to a product; its codes show no longer.
+                    weights[site.operator.name] = _shown(built, site, name, planting)
+                elif planting.stored:
                     weights[site.operator.name] = name
             elif defect.place == "input":
                 _always(trigger, defect)
@@ -121,6 +129,23 @@ def _replace_weight(
     matmul = helper.make_node("MatMul", [product.input[0], name], [node.output[0]])
     matmul.name = operator.name
     node.CopyFrom(matmul)
+    return name
+
+
+def _shown(built: QuantizedModel, site: Site, planted: str, planting: Planting) -> str:
+    """A tensor that shows the weight as the file stores it, as others are laid out."""
+    from onnx import helper, numpy_helper
+
+    graph = built.proto.graph
+    name = f"{site.operator.name}/planted/shown"
+    source = planted
+    if not planting.stored:
+        source = f"{site.operator.name}/planted/clean"
+        clean = np.ascontiguousarray(clean_weight(site).T)
+        graph.initializer.append(numpy_helper.from_array(clean, source))
+    turned = site.operator.name in built.transposed
+    operation = "Identity" if turned else "Transpose"
+    graph.node.append(helper.make_node(operation, [source], [name]))
     return name
 
 

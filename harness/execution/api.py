@@ -24,6 +24,7 @@ from harness.execution.suite import Suite, Target, find_suites, load_suite, sele
 from harness.golden.environment import differences, environment
 from harness.history import load
 from harness.history.nights import Nights
+from harness.judge.budgets import check_ledger
 from harness.judge.types import Report
 
 __all__ = ["RecordReport", "explain", "record", "run", "run_targets"]
@@ -112,6 +113,8 @@ def run_targets(
     if (folder / "run.json").exists():
         raise UsageError(f"{folder}: holds a run already; give another --out")
     check_unused(suite for suite, _ in pairs)
+    for suite in {suite.path: suite for suite, _ in pairs}.values():
+        check_ledger(suite)
     found = None
     if baseline is not None:
         found = Baseline.read(

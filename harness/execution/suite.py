@@ -81,7 +81,7 @@ class Suite:
     behaviours: tuple[Behaviour, ...]
     golden: Path
     batch: int = _DEFAULT_BATCH
-    #: Tag of the cases that a run before a merge takes; "": all. A nightly takes all.
+    #: Tag of the cases that run before a merge; "": all. A nightly takes all.
     select: str = ""
 
     @property
@@ -349,15 +349,14 @@ class _Reader:
                 )
             options = {key: table[key] for key in kinds[kind].options if key in table}
             if "schema" in options:
-                options["schema"] = self.schema(options["schema"], index)
+                options["schema"] = self.schema(options["schema"], "behaviour", index)
             found[name] = Behaviour(
                 kind=kind, name=name, options=options, margin=table.get("margin")
             )
         return tuple(found.values())
 
-    def schema(self, name: Any, index: int) -> Any:
+    def schema(self, name: Any, *where: str | int) -> Any:
         """A JSON file beside the suite that says what JSON replies look like."""
-        where = ("behaviour", index, "schema")
         try:
             found = json.loads(inside(self.path.parent, str(name)).read_text("utf-8"))
             check_schema(found, str(name))

@@ -66,7 +66,12 @@ def _beyond(entry: Acknowledgement, found: CheckResult, outcome: Outcome) -> str
     measured = {entry.name: entry for entry in outcome.measurements}
     measurement = measured.get(found.measurement)
     if measurement is None:
-        return f"{found.check} has no value that a limit could hold"
+        # How many outputs, operators or tensors it is about.
+        if found.cases < 1:
+            return f"{found.check} has no value that a limit could hold"
+        if found.cases <= entry.limit:
+            return ""
+        return f"{found.check} of {found.cases}, at most {entry.limit:g}"
     low = measurement.better == "higher"
     within = (
         measurement.value >= entry.limit if low else measurement.value <= entry.limit

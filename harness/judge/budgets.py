@@ -115,6 +115,16 @@ def acknowledgements_for(
     )
 
 
+def check_ledger(suite: SuiteLike) -> None:
+    """Read the suite's ledger before anything is run.
+
+    Raises:
+        ConfigError: it is malformed, expired or unmatched.
+    """
+    names = [entry.name for entry in suite.targets]
+    read_ledger(suite.folder / LEDGER, targets=names, model=None)
+
+
 def _entries(suite: SuiteLike, model: str, today: dt.date | None) -> tuple[Entry, ...]:
     names = [entry.name for entry in suite.targets]
     return read_ledger(suite.folder / LEDGER, targets=names, model=model, today=today)

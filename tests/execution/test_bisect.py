@@ -102,7 +102,7 @@ def test_a_backend_that_shows_nothing_is_halved(tmp_path, capsys):
     )
     for name in ("cases.jsonl", "clips.jsonl", "clips.npz"):
         (suite / name).write_bytes((shipped / name).read_bytes())
-    assert main(["record", str(suite), "--plugin", str(plugin)]) == 0
+    assert main(["record", str(suite), "--allow-ci", "--plugin", str(plugin)]) == 0
     run = tmp_path / "run"
     code = main(["run", str(suite), "--plugin", str(plugin), "--out", str(run)])
     capsys.readouterr()

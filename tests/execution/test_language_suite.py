@@ -7,10 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from harness.cli.main import main
 from harness.errors import CasesError, ConfigError, UnsupportedError
 from harness.execution.api import record, run
 from harness.execution.replies import replies_of
 from harness.execution.suite import load_suite
+from harness.models.load import load_model
 from harness.models.types import Case
 from tests.models.tiny_gguf import write_gguf
 
@@ -199,3 +201,19 @@ def write_suite(folder):
         '[[target]]\nbackend = "torch"\nscheme = "int8"\n'
         '[[behaviour]]\nkind = "json_schema"\nschema = "order.schema.json"\n'
     )
+
+
+@pytest.mark.quant_slow
+def test_a_hunt_proposes_prompts_that_the_suite_can_take(ran, capsys):
+    """Lines for its cases, worse than its own prompts on average."""
+    folder, _ = ran
+    arguments = ["hunt", str(folder), "--scheme", "fp8_weight_only", "--budget", "5s"]
+
+    assert 0 == main([*arguments, "--count", "2", "--json"])
+    found = json.loads(capsys.readouterr().out)["hunts"][0]
+    model = load_model("tiny.gguf", folder)
+    assert 1 <= len(found["cases"]) <= 2
+    assert found["tried"] > 2
+    for case in found["cases"]:
+        assert float(case["tags"][1].removeprefix("kl=")) > found["seed_kl"] > 0
+        assert model.prepare({"text": case["text"]}, "")["input_ids"].size >= 2

@@ -87,6 +87,8 @@ def why(trial: Trial, known: Mapping[str, Defect] = DEFECTS) -> str:
     """Why the gate let a defect through."""
     if trial.verdict == "inconclusive":
         return f"its cases cannot resolve it: {trial.reason}"
+    if trial.verdict == "error":
+        return f"it could not be run: {trial.reason}"
     if not trial.moved:
         place = "no output moves"
     else:

@@ -59,7 +59,7 @@ def _nonfinite_operators(evidence: Evidence) -> list[CheckResult]:
         f"non-finite operator outputs={total}, but should be 0 "
         f"[{names([entry.operator for entry in guilty])}]"
     )
-    return [result(_CHECK, Verdict.DEFECT, reason)]
+    return [result(_CHECK, Verdict.DEFECT, reason, cases=len(guilty))]
 
 
 def _scores(evidence: Evidence) -> list[CheckResult]:

@@ -154,13 +154,13 @@ def _activations(evidence: Evidence) -> list[CheckResult]:
             f"operators with quantized input={len(evidence.activations_found)}, but "
             f"should be {len(evidence.activations_expected)} [missing {names(missing)}]"
         )
-        found.append(result(_CHECK, Verdict.DEFECT, reason))
+        found.append(result(_CHECK, Verdict.DEFECT, reason, cases=len(missing)))
     if extra:
         reason = (
             f"quantized input of {names(extra)}=yes, but should be no "
             f"[{evidence.scheme} leaves it alone]"
         )
-        found.append(result(_CHECK, Verdict.DEFECT, reason))
+        found.append(result(_CHECK, Verdict.DEFECT, reason, cases=len(extra)))
     return found
 
 

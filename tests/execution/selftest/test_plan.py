@@ -135,6 +135,7 @@ def test_what_never_fired_is_no_miss_but_a_blind_spot():
     [
         ({"verdict": "inconclusive", "reason": "few cases"}, "cannot resolve it: few"),
         ({"moved": 0.0}, "no output moves"),
+        ({"verdict": "error", "reason": "no room"}, "could not be run: no room"),
         ({"defect": "wrong_after_first_call"}, "meets its condition"),
     ],
 )
