@@ -62,12 +62,18 @@ def to_compressed_tensors(quantized: Quantized) -> dict[str, Array]:
     return {"weight": _typed(codes, quantized.element), "weight_scale": stored}
 
 
-def from_compressed_tensors(tensors: Mapping[str, Any], format: str) -> Quantized:  # noqa: A002
-    """The inverse of `to_compressed_tensors`.
+def from_compressed_tensors(
+    tensors: Mapping[str, Any],
+    format: str,  # noqa: A002
+    *,
+    block: int | tuple[int, int] | None = None,
+) -> Quantized:
+    """The inverse of `to_compressed_tensors`; integers may have zero points too.
 
     Args:
         tensors: name (the last part of it) -> array or tensor.
         format: our name of the format.
+        block: values that share a scale, or boxes of them; None: read off the scales.
 
     Raises:
         NumericsError: a tensor is missing or does not fit.
@@ -75,22 +81,42 @@ def from_compressed_tensors(tensors: Mapping[str, Any], format: str) -> Quantize
     arrays = {name: as_numpy(value)[0] for name, value in tensors.items()}
     name = find_format(format).name
     scales = _get(arrays, "weight_scale")
-    if name == "int4":
-        shape = tuple(int(n) for n in _get(arrays, "weight_shape"))
-        codes = (_unwords(_get(arrays, "weight_packed"), shape) - 8) & 15
-        return _made(codes, scales, name)
     if name in ("mxfp4", "nvfp4"):
         packed = _get(arrays, "weight_packed")
         codes = unpack(packed, name, packed.shape[-1] * 2)
         if name == "mxfp4":
             return _made(codes, decode(_bytes(scales), "fp8_e8m0"), name)
         divisor = np.float32(_get(arrays, "weight_global_scale").reshape(-1)[0])
-        scale = float(np.float32(1) / divisor)
+        with np.errstate(divide="ignore"):
+            scale = float(np.float32(1) / divisor)
         return _made(codes, decode(_bytes(scales), "fp8_e4m3"), name, scale)
+    if name in ("int4", "int8"):
+        codes, points = _integers(arrays, name)
+        return _made(codes, scales, name, block=block, points=points)
     codes = _bytes(_get(arrays, "weight"))
     if find_format(name).scale:
-        scales = decode(_bytes(scales), "fp8_e8m0")
-    return _made(codes, scales, name)
+        return _made(codes, decode(_bytes(scales), "fp8_e8m0"), name)
+    return _made(codes, scales, name, block=block)
+
+
+def _integers(arrays: Mapping[str, Array], name: str) -> tuple[Array, Array | None]:
+    """Codes, two's complement, and zero points: as they are or packed in int32."""
+    bits = find_format(name).bits
+    points = arrays.get("weight_zero_point")
+    if "weight_packed" not in arrays:
+        codes = _bytes(_get(arrays, "weight"))
+        return codes, None if points is None else points.astype(np.int32)
+    middle = 1 << (bits - 1)
+    shape = tuple(int(n) for n in _get(arrays, "weight_shape"))
+    codes = (_unwords(_get(arrays, "weight_packed"), shape, bits) - middle) & (
+        2 * middle - 1
+    )
+    if points is not None and points.dtype == np.int32:
+        # Zero points lie packed along the rows, not along the groups.
+        turned = (points.shape[1], shape[0])
+        points = _unwords(np.ascontiguousarray(points.T), turned, bits).T
+        points = points.astype(np.int32) - middle
+    return codes, points
 
 
 def to_modelopt(quantized: Quantized) -> dict[str, Array]:
@@ -117,12 +143,18 @@ def to_modelopt(quantized: Quantized) -> dict[str, Array]:
     return {"weight": weight, "weight_scale": flat}
 
 
-def from_modelopt(tensors: Mapping[str, Any], format: str) -> Quantized:  # noqa: A002
+def from_modelopt(
+    tensors: Mapping[str, Any],
+    format: str,  # noqa: A002
+    *,
+    block: int | tuple[int, int] | None = None,
+) -> Quantized:
     """The inverse of `to_modelopt`.
 
     Args:
         tensors: name (the last part of it) -> array or tensor.
         format: our name of the format.
+        block: values that share a scale, or boxes of them; None: read off the scales.
 
     Raises:
         NumericsError: a tensor is missing or does not fit.
@@ -138,7 +170,7 @@ def from_modelopt(tensors: Mapping[str, Any], format: str) -> Quantized:  # noqa
         return _made(_bytes(weight), decode(_bytes(scales), "fp8_e8m0"), name)
     if scales.ndim < 2:
         scales = scales.reshape(-1, 1)
-    return _made(_bytes(weight), scales, name)
+    return _made(_bytes(weight), scales, name, block=block)
 
 
 def _check(quantized: Quantized, known: tuple[str, ...]) -> None:
@@ -156,9 +188,17 @@ def _get(arrays: Mapping[str, Array], name: str) -> Array:
 
 
 def _made(
-    codes: Array, scales: Array, name: str, global_scale: float = 1.0
+    codes: Array,
+    scales: Array,
+    name: str,
+    global_scale: float = 1.0,
+    *,
+    block: int | tuple[int, int] | None = None,
+    points: Array | None = None,
 ) -> Quantized:
-    """A weight whose granularity is read off the shapes of its scales."""
+    """A weight whose granularity is given or read off the shapes of its scales."""
+    if codes.ndim != 2:
+        raise NumericsError(f"a weight of shape={codes.shape} has not two dimensions")
     fmt = find_format(name)
     scales = np.asarray(scales, np.float32)
     if scales.ndim != 2:
@@ -166,23 +206,26 @@ def _made(
     rows, columns = codes.shape
     down, across = scales.shape
     axis: int | tuple[int, ...] = 1
-    block: int | tuple[int, int] = fmt.block
-    if not block and across > 1:
-        block = -(-columns // across)
-    if down not in (1, rows) or (down == 1 and across > 1 and rows > 1):
-        # Boxes have powers of two as sizes; the smallest that gives this many.
-        axis, block = (0, 1), (_box(rows, down), _box(columns, across))
-    elif down == 1 and rows > 1:
-        axis, block = (0, 1), 0
+    size: int | tuple[int, int] = block or fmt.block
+    if isinstance(size, tuple):
+        axis = (0, 1)
+    elif down == 1 and across == 1 and rows > 1:
+        axis, size = (0, 1), 0
+    elif block is None and not size:
+        size = -(-columns // across) if across > 1 else 0
+        if down not in (1, rows) or (down == 1 and across > 1 and rows > 1):
+            # Boxes have powers of two as sizes; the smallest that gives this many.
+            axis, size = (0, 1), (_box(rows, down), _box(columns, across))
     made = Quantized(
         codes=codes,
         scales=scales,
         global_scale=global_scale,
         format=name,
         axis=axis,
-        block=block,
+        block=size,
         shape=(rows, columns),
         rule="stored",
+        zero_points=None if points is None else np.ascontiguousarray(points),
     )
     if made.grid.scales_shape != scales.shape:
         raise NumericsError(
@@ -215,7 +258,12 @@ def _words(codes: Array) -> Array:
     return packed.view("<i4").astype(np.int32, copy=False)
 
 
-def _unwords(words: Array, shape: tuple[int, ...]) -> Array:
+def _unwords(words: Array, shape: tuple[int, ...], bits: int) -> Array:
+    """Codes of words, the first in the lowest bits, with the offset they carry."""
     data = np.ascontiguousarray(words.astype("<i4", copy=False)).view(np.uint8)
-    codes: Array = unpack(data, "uint4", data.shape[-1] * 2)
+    if data.shape[-1] * 8 // bits < shape[-1] or len(data) != shape[0]:
+        raise NumericsError(
+            f"packed words have shape={words.shape}, too few for {shape} of {bits} bits"
+        )
+    codes: Array = unpack(data, f"uint{bits}", data.shape[-1] * 8 // bits)
     return np.ascontiguousarray(codes[:, : shape[-1]])

@@ -1,0 +1,8 @@
+"""Checkpoints as vendors' quantizers write them, read without their libraries."""
+
+from __future__ import annotations
+
+from harness.models.checkpoint.checkpoint import Checkpoint, StoredLayer
+from harness.models.checkpoint.config import Recipe, StoredConfig, is_quantized
+
+__all__ = ["Checkpoint", "Recipe", "StoredConfig", "StoredLayer", "is_quantized"]
