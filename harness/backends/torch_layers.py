@@ -34,6 +34,7 @@ class StoredWeight(torch.nn.Module):  # type: ignore[misc]
 
     codes: T
     scales: T
+    points: T | None
 
     def __init__(self, quantized: Quantized) -> None:
         super().__init__()
@@ -43,8 +44,13 @@ class StoredWeight(torch.nn.Module):  # type: ignore[misc]
         self.tensor_scale = float(np.float32(quantized.global_scale))
         codes = torch.from_numpy(np.ascontiguousarray(quantized.codes))
         scales = torch.from_numpy(np.array(quantized.scales, dtype=np.float32))
+        points = None
+        if quantized.zero_points is not None:
+            points = torch.from_numpy(np.array(quantized.zero_points, np.int32))
+        self.register_buffer("points", points)
         if self.block:
             # Reduction axis last: blocks are contiguous and nibbles are neighbours.
+            # A checkpoint's zero points belong to matrices, where it is last already.
             codes, scales = codes.movedim(1, -1), scales.movedim(1, -1)
         self.length = codes.shape[-1]
         if self.element in NATIVE:
@@ -83,10 +89,20 @@ class StoredWeight(torch.nn.Module):  # type: ignore[misc]
         else:
             values = unpack(self.codes, self.element, self.length)
         scales = self.scales.to(torch.float32) * self.tensor_scale
+        if self.points is not None:
+            values = values - self._repeated(self.points.to(torch.float32), values)
+        values = values * self._repeated(scales, values)
+        return values.movedim(-1, 1).contiguous() if self.block else values
+
+    def _repeated(self, groups: T, values: T) -> T:
+        """One number a group as one an element."""
         if not self.block:
-            return values * scales
-        repeated = scales.repeat_interleave(self.block, dim=-1)[..., : self.length]
-        return (values * repeated).movedim(-1, 1).contiguous()
+            return groups
+        if isinstance(self.block, tuple):
+            tall, wide = self.block
+            rows = groups.repeat_interleave(tall, dim=0)[: values.shape[0]]
+            return rows.repeat_interleave(wide, dim=1)[:, : self.length]
+        return groups.repeat_interleave(self.block, dim=-1)[..., : self.length]
 
     def shown(self) -> QuantizedTensor:
         """Evidence: what is stored, decoded afresh from the stored bytes."""
@@ -144,6 +160,8 @@ class QuantizedLayer(torch.nn.Module):  # type: ignore[misc]
         tensor = self.activations
         if tensor is None or self.operator.kind != "linear" or self.stored.block:
             return ""
+        if self.stored.points is not None:
+            return ""
         if tensor.format != self.stored.format or tensor.granularity == "block":
             return ""
         return {"fp8_e4m3": "torch._scaled_mm", "int8": "torch._int_mm"}.get(
@@ -197,8 +215,22 @@ class QuantizedLayer(torch.nn.Module):  # type: ignore[misc]
                 fmt=tensor.format,
                 tensor_scale=self._static,
             )
+        if tensor.granularity == "block":
+            return self._quantize_runs(x, tensor.block or 0)
         scale = self._scale(x)
         return round_element(x / scale, tensor.format) * scale
+
+    def _quantize_runs(self, x: T, size: int) -> T:
+        """Dynamic scales of runs of `size` along the reduction; a tail is shorter."""
+        tensor = self.activations
+        assert tensor is not None  # sanity check
+        axis = -1 if self.operator.kind == "linear" else 1
+        moved = x.movedim(axis, -1)
+        length = moved.shape[-1]
+        padded = F.pad(moved, (0, -length % size)).unflatten(-1, (-1, size))
+        scale = scale_of(padded.abs().amax(dim=-1, keepdim=True), tensor.format)
+        decoded = round_element(padded / scale, tensor.format) * scale
+        return decoded.flatten(-2)[..., :length].movedim(-1, axis)
 
     def _scale(self, x: T) -> T:
         tensor = self.activations

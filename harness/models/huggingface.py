@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from harness.errors import MissingExtraError, ModelError
+from harness.models.checkpoint import Checkpoint, is_quantized
 from harness.models.digest import content_digest
 from harness.models.text import TOKEN_INPUTS, LazyExample, TextReader
 from harness.models.torch_model import TorchModel
@@ -113,13 +114,17 @@ def load_module(folder: Path, *, headed: str = "") -> torch.nn.Module:
         raise ModelError(
             f"{folder}: this version of transformers has no architecture {headed!r}"
         )
+    stored: dict[str, Any] = {}
+    if is_quantized(read_config(folder)):
+        stored = _decoded(folder, transformers)
     try:
         module = kind.from_pretrained(
-            folder,
+            None if stored else folder,
             attn_implementation="eager",
             dtype="float32",
             local_files_only=True,
             use_safetensors=True,
+            **stored,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         text = " ".join(str(error).split())[:300]
@@ -131,6 +136,26 @@ def load_module(folder: Path, *, headed: str = "") -> torch.nn.Module:
     _plain_linears(module)
     loaded: torch.nn.Module = module.eval()
     return loaded
+
+
+def _decoded(folder: Path, transformers: Any) -> dict[str, Any]:
+    """Arguments that make a module of a quantized folder: its weights decoded.
+
+    Raises:
+        ModelError: the checkpoint cannot be read.
+    """
+    import torch
+
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    # The vendor's own layers would be built otherwise, and ask for its library.
+    del config.quantization_config
+    state = {}
+    for name, array in Checkpoint(folder).weights():
+        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+            state[name] = torch.from_numpy(array)
+        else:
+            state[name] = torch.from_numpy(array.astype(np.float32))
+    return {"config": config, "state_dict": state}
 
 
 def _plain_linears(module: torch.nn.Module) -> None:
@@ -156,6 +181,14 @@ def folder_fingerprint(folder: Path) -> str:
     """
     from safetensors import SafetensorError, safe_open
 
+    config = read_config(folder)
+    if is_quantized(config):
+        tensors = Checkpoint(folder).tensors.values()
+        # Bits, because digests know no FP8; the dtype is a part of the name.
+        stored = {
+            f"{t.name}:{t.dtype}": t.read().reshape(-1).view(np.uint8) for t in tensors
+        }
+        return content_digest(stored, extra=config)
     arrays = {}
     for file in _weight_files(folder):
         try:
@@ -166,7 +199,7 @@ def folder_fingerprint(folder: Path) -> str:
             raise ModelError(
                 f"{file}: damaged, a git-LFS pointer, or of an unknown dtype: {error}"
             ) from None
-    return content_digest(arrays, extra=read_config(folder))
+    return content_digest(arrays, extra=config)
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -12,6 +12,11 @@ import numpy as np
 from harness.errors import UnsupportedError
 from harness.models.types import Operator
 from harness.numerics import FORMATS, Quantized, find_format, quantize
+from harness.schemes.checkpoint import (
+    stored_input_scale,
+    stored_layer,
+    stored_weight,
+)
 from harness.schemes.types import Scheme, TensorScheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,6 +42,10 @@ def plan_one(scheme: Scheme, operator: Operator) -> OperatorPlan:
     for pattern in scheme.keep:
         if fnmatch.fnmatchcase(operator.name, pattern):
             return _left_alone(f"kept by the scheme ({pattern!r})")
+    if scheme.checkpoint:
+        if stored_layer(scheme, operator.name) is None:
+            return _left_alone("not quantized in the checkpoint")
+        return OperatorPlan(weights=True, activations=scheme.activations is not None)
     blocked = any(
         tensor is not None and tensor.granularity == "block"
         for tensor in (scheme.weights, scheme.activations)
@@ -57,6 +66,8 @@ def block_size(tensor: TensorScheme) -> int:
 
 def quantize_weight(operator: Operator, scheme: Scheme) -> Quantized:
     """The operator's weight, exactly as the scheme says."""
+    if scheme.checkpoint:
+        return stored_weight(scheme, operator)
     tensor = scheme.weights
     assert tensor is not None  # sanity check
     axis: int | tuple[int, ...] | None = None
@@ -99,6 +110,10 @@ def static_scale(operator: Operator, scheme: Scheme) -> np.float32:
     """
     tensor = scheme.activations
     assert tensor is not None  # sanity check
+    if scheme.checkpoint:
+        stored = stored_input_scale(scheme, operator.name)
+        if stored is not None:
+            return stored
     if operator.name not in scheme.calibration:
         raise UnsupportedError(
             f"{scheme.name} needs the largest input of {operator.name}: record the "

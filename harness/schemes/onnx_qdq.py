@@ -93,6 +93,8 @@ def expressible(operators: Sequence[Operator], scheme: Scheme) -> dict[str, str]
         # Kept operators keep their names, so the plan is the whole operator's.
         plan = plan_one(scheme, operator)
         small = dataclasses.replace(operator, weight=operator.weight[:1], bias=None)
+        if scheme.checkpoint:
+            small = operator
         ready = dataclasses.replace(scheme, calibration={operator.name: 1.0})
         nodes = Nodes(operator.name)
         try:

@@ -35,12 +35,32 @@ def store_weight(
         UnsupportedError: a format that these nodes do not express.
     """
     quantized = quantize_weight(operator, scheme)
+    _check_stored(quantized, operator)
     tensor = scheme.weights
     assert tensor is not None  # sanity check
     if tensor.granularity == "block":
         decoded = _blocks(nodes, quantized, block_size(tensor))
         return nodes.add("Transpose", [decoded], perm=[1, 0]) if transposed else decoded
     return _scaled(nodes, quantized, transposed)
+
+
+def _check_stored(quantized: Quantized, operator: Operator) -> None:
+    """Refuse what only a checkpoint has: zero points and boxes.
+
+    Raises:
+        UnsupportedError: the weight has one of them.
+    """
+    if quantized.zero_points is not None:
+        raise UnsupportedError(
+            f"{quantized.format} weights with zero points in ONNX operators",
+            operator=operator.name,
+        )
+    if isinstance(quantized.block, tuple):
+        raise UnsupportedError(
+            f"{quantized.format} weights in boxes of {quantized.block} in ONNX "
+            "operators",
+            operator=operator.name,
+        )
 
 
 def _scaled(nodes: Nodes, quantized: Quantized, transposed: bool) -> str:
@@ -144,6 +164,7 @@ def int4_matmul(
     INT8, which the scheme does not say.
     """
     quantized = quantize_weight(operator, scheme)
+    _check_stored(quantized, operator)
     assert scheme.weights is not None  # sanity check
     size = block_size(scheme.weights)
     rows, length = quantized.shape

@@ -44,6 +44,9 @@ class Scheme:
     summary: str = ""
     #: Operator name -> amax of its input over the golden's cases (float32 values).
     calibration: Mapping[str, float] = field(default_factory=dict)
+    #: Folder of a quantized checkpoint whose stored weights (and static scales) are
+    #: used as they are; "": weights are quantized from the model's own.
+    checkpoint: str = ""
 
     @property
     def weight_only(self) -> bool:

@@ -208,6 +208,36 @@ def modelopt_decoded(state: dict, key: str, config: str) -> torch.Tensor:
     return from_quantized_weight(weight, scale, "fp8", torch.float32)
 
 
+def quark(model: torch.nn.Module, folder: Path, spec: str) -> None:
+    """By AMD Quark: what Ryzen AI and ROCm deploy."""
+    from quark.torch import ModelQuantizer
+    from quark.torch.export.api import export_safetensors
+    from quark.torch.quantization.config import config as specs
+
+    options = {"ch_axis": -1} if "MX" in spec else {}
+    if "Channel" in spec:
+        options = {"ch_axis": 0}
+    observed = getattr(specs, spec)(is_dynamic=False, **options)
+    weights = observed.to_quantization_spec()
+    config = specs.QConfig(
+        global_quant_config=specs.QLayerConfig(weight=weights), exclude=["lm_head"]
+    )
+    quantizer = ModelQuantizer(config)
+    data = torch.utils.data.DataLoader([torch.arange(16)], batch_size=1)
+    made = quantizer.freeze(quantizer.quantize_model(copy.deepcopy(model), data))
+    decoded = {
+        f"{name}.weight": module.weight_quantizer(module.weight.data)
+        for name, module in made.named_modules()
+        if getattr(module, "weight_quantizer", None) is not None
+    }
+    found = {name: tensor.clone() for name, tensor in decoded.items()}
+    with torch.no_grad():
+        export_safetensors(made, str(folder), custom_mode="quark")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    keep(folder, found)
+    note(folder, "amd-quark")
+
+
 COMPRESSED = {
     "ct-fp8": {"preset": "FP8_DYNAMIC"},
     "ct-fp8-tensor": {"num_bits": 8, "type": "float", "strategy": "tensor"},
@@ -226,6 +256,13 @@ MODELOPT = {
     "mo-nvfp4": "NVFP4_DEFAULT_CFG",
     "mo-mxfp8": "MXFP8_DEFAULT_CFG",
 }
+QUARK = {
+    "qk-fp8": "FP8E4M3PerTensorSpec",
+    "qk-fp8-channel": "FP8E4M3PerChannelSpec",
+    "qk-mxfp4": "OCP_MXFP4Spec",
+    "qk-mxfp6": "OCP_MXFP6E2M3Spec",
+    "qk-int8": "Int8PerChannelSpec",
+}
 
 
 def main(target: Path, wanted: list[str]) -> None:
@@ -240,6 +277,9 @@ def main(target: Path, wanted: list[str]) -> None:
     for name, config in MODELOPT.items():
         if not wanted or name in wanted:
             modelopt(model, target / name, config)
+    for name, spec in QUARK.items():
+        if not wanted or name in wanted:
+            quark(model, target / name, spec)
 
 
 if __name__ == "__main__":

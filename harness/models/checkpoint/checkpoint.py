@@ -20,7 +20,11 @@ from harness.errors import ModelError, NumericsError
 from harness.models.checkpoint.config import Recipe, StoredConfig, read_stored_config
 from harness.models.checkpoint.tensors import Array, StoredTensor, read_header
 from harness.numerics import Quantized
-from harness.numerics.layouts.checkpoints import from_compressed_tensors, from_modelopt
+from harness.numerics.layouts.checkpoints import (
+    from_compressed_tensors,
+    from_modelopt,
+    from_quark,
+)
 
 #: Names of tensors that belong to a quantized layer, the longest first.
 PARTS: Final = (
@@ -66,6 +70,8 @@ class StoredLayer:
         if self.method == "compressed-tensors":
             fmt, block = self.recipe.format, self.recipe.block
             return from_compressed_tensors(arrays, fmt, block=block)
+        if self.method == "quark":
+            return from_quark(arrays, self.recipe.format)
         if "weight_scale_inv" in arrays:
             # A factor in spite of its name.
             arrays["weight_scale"] = arrays.pop("weight_scale_inv")

@@ -1,7 +1,8 @@
 """What a checkpoint's configuration says is quantized, and how.
 
-Read are `quantization_config` of `config.json` as compressed-tensors, ModelOpt and the
-FP8 checkpoints of Transformers write it, and ModelOpt's own `hf_quant_config.json`.
+Read are `quantization_config` of `config.json` as compressed-tensors, ModelOpt, AMD
+Quark and the FP8 checkpoints of Transformers write it, and ModelOpt's own
+`hf_quant_config.json`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from harness.errors import ModelError
 from harness.models.checkpoint.patterns import Patterns
 
 #: Who wrote a checkpoint, by `quant_method`.
-METHODS: Final = ("compressed-tensors", "modelopt", "fp8")
+METHODS: Final = ("compressed-tensors", "modelopt", "quark", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,10 @@ def read_stored_config(folder: Path) -> StoredConfig:
         from harness.models.checkpoint.config_compressed import compressed
 
         return compressed(table, where)
+    if method == "quark":
+        from harness.models.checkpoint.config_quark import quark
+
+        return quark(table, where)
     if method == "fp8":
         return _fp8(table, where)
     raise ModelError(

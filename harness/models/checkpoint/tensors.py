@@ -65,10 +65,11 @@ class StoredTensor:
         Raises:
             ModelError: the file is shorter than its header says.
         """
+        data = bytearray(self.nbytes)
         with self.file.open("rb") as stream:
             stream.seek(self.offset)
-            data = stream.read(self.nbytes)
-        if len(data) != self.nbytes:
+            found = stream.readinto(data)
+        if found != self.nbytes:
             raise ModelError(f"{self.file}: breaks off inside {self.name}")
         return np.frombuffer(data, DTYPES[self.dtype]).reshape(self.shape)
 

@@ -173,6 +173,29 @@ def from_modelopt(
     return _made(_bytes(weight), scales, name, block=block)
 
 
+def from_quark(tensors: Mapping[str, Any], format: str) -> Quantized:  # noqa: A002
+    """A weight as AMD Quark exports it: packed in `weight`, E8M0 scales as codes.
+
+    Args:
+        tensors: name (the last part of it) -> array or tensor.
+        format: our name of the format.
+
+    Raises:
+        NumericsError: a tensor is missing or does not fit.
+    """
+    arrays = {name: as_numpy(value)[0] for name, value in tensors.items()}
+    fmt = find_format(format)
+    weight, scales = _get(arrays, "weight"), _get(arrays, "weight_scale")
+    bits = element_format(fmt.element).bits if fmt.element else fmt.bits
+    codes = unpack(_bytes(weight), fmt.name, weight.shape[-1] * 8 // bits)
+    if fmt.scale == "fp8_e8m0":
+        return _made(codes, decode(_bytes(scales), "fp8_e8m0"), fmt.name)
+    points = arrays.get("weight_zero_point")
+    if points is not None:
+        points = points.astype(np.int32).reshape(-1, 1)
+    return _made(codes, scales.astype(np.float32), fmt.name, points=points)
+
+
 def _check(quantized: Quantized, known: tuple[str, ...]) -> None:
     if quantized.format not in known or len(quantized.shape) != 2:
         raise NumericsError(
