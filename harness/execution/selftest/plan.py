@@ -46,11 +46,13 @@ def plan(
         places: "one", "all".
         controls: clean runs of each target.
     """
-    items = []
+    items: list[Item] = []
     known = DEFECTS if defects is None else defects
     for target in targets:
-        clean = Item(stage=stage, target=target, planting=None)
-        items.extend([clean] * controls)
+        items.extend(
+            Item(stage=stage, target=target, planting=None, number=number)
+            for number in range(controls)
+        )
         names = operators[target.name]
         for number, defect in enumerate(known.values()):
             for place in places if defect.place != "runtime" else ("all",):
