@@ -11,7 +11,8 @@ from harness.backends.protocol import Backend, Session
 from harness.defects.catalogue import find_defect
 from harness.defects.plant import PlantedOperator, sites
 from harness.defects.runtime import PlantedSession
-from harness.defects.types import Defect, Planting, Unfit
+from harness.defects.stored.emulated import planted_quantized
+from harness.defects.types import Defect, Planting, Site, Unfit
 from harness.errors import UnsupportedError
 from harness.models.types import Model
 from harness.schemes.types import Scheme
@@ -62,7 +63,7 @@ class PlantedBackend:
             behaviour = self.defect.change(strength, self.planting.seed)
             session = self._backend.load(model, scheme)
             return PlantedSession(session, behaviour)
-        if self._backend.name == "onnxruntime":
+        if hasattr(self._backend, "open_built"):
             from harness.defects.onnx_graph import load_planted
 
             return load_planted(
@@ -78,6 +79,16 @@ class PlantedBackend:
         self._hook(session.module, model, scheme)
         return session
 
+    def _plant_stored(self, layer: Any, site: Site) -> None:
+        """Other bytes in a layer: its own kernel computes with them."""
+        from harness.backends.torch_layers import StoredWeight
+
+        given = self.planting.strength
+        strength = self.defect.parameter.catalogue if given is None else given
+        wrong = planted_quantized(site, self.defect, strength)
+        stored = StoredWeight(wrong)
+        layer.stored = stored.to(layer.stored.codes.device)
+
     def _hook(self, module: Any, model: Model, scheme: Scheme) -> None:
         """Put the planted operators before whoever watches the layers."""
         self.planted = {}
@@ -90,6 +101,10 @@ class PlantedBackend:
                 continue
             self.planted[site.operator.name] = planted
             layer = module.get_submodule(site.operator.name)
+            if self.defect.place == "stored":
+                self._plant_stored(layer, site)
+                planted.fired = 1
+                continue
             layer.register_forward_hook(_replace(planted), prepend=True)
         if not self.planted:
             raise UnsupportedError(f"{self.defect.name} fits nowhere: {reason}")

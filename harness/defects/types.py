@@ -16,9 +16,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: catastrophic: garbage or NaN; visible: scores drop; silent: only distances move;
 #: conditional: shows only for some inputs, calls, lengths or batches.
 Severity = Literal["catastrophic", "visible", "silent", "conditional"]
-#: What a defect changes: the stored weight, how the input is quantized, what the
-#: operator gives, or what the whole runtime does between calls.
-Place = Literal["weight", "input", "output", "runtime"]
+#: What a defect changes: the weight as it is read, the bytes that a file stores of it,
+#: how the input is quantized, what the operator gives, what is kept of keys and values,
+#: or what the whole runtime does between calls.
+Place = Literal["weight", "stored", "input", "output", "cache", "runtime"]
 
 
 class Unfit(Exception):  # noqa: N818 - no error: most defects fit few schemes
@@ -110,8 +111,13 @@ class Defect:
     #: weight: (Site, Quantized, strength) -> Quantized (other bytes are stored) or
     #: float32 (the bytes are read otherwise); input: (Site, x, strength) -> float32,
     #: the decoded input; output: (Site, Call, strength) -> float32; runtime: a factory
-    #: of `runtime.Behaviour`. Raises `Unfit` where there is nothing to change.
+    #: of `runtime.Behaviour`; stored: (StoredWeight, Neighbours, strength) ->
+    #: StoredWeight; cache: (Line, strength) -> Line, see `harness.defects.cache`.
+    #: Raises `Unfit` where there is nothing to change.
     change: Callable[..., Any]
+    #: Of stored bytes, the parts that may change: "codes", "scales", "zeros",
+    #: "tensor_scale"; nothing else of the file does.
+    touches: tuple[str, ...] = ()
     #: When it fires.
     trigger: Trigger = ALWAYS
 
