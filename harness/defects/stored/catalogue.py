@@ -224,7 +224,7 @@ STORED: Final = (
         "the bytes of another tensor: a shard that was not replaced",
         "catastrophic",
         "PrimeIntellect-ai/prime-rl#2438 vllm-project/vllm#45835",
-        _ROWS,
+        (*_ROWS, "tensor_scale"),
         changes.stale,
     ),
 )

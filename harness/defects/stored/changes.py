@@ -246,9 +246,7 @@ def rotary(w: StoredWeight, near: Neighbours, strength: float) -> StoredWeight: 
 def stale(w: StoredWeight, near: Neighbours, strength: float) -> StoredWeight:  # noqa: ARG001
     """Another tensor's bytes."""
     other = _other(near)
-    return dataclasses.replace(
-        w, codes=other.codes, scales=other.scales, zeros=other.zeros
-    )
+    return dataclasses.replace(other, name=w.name)
 
 
 def unwritten(w: StoredWeight, near: Neighbours, strength: float) -> StoredWeight:  # noqa: ARG001

@@ -70,8 +70,14 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "stored_codes_off_by_one": ("codes off by one", "codes wrong", "zero point wrong"),
     "stored_signs_flipped": ("signs flipped", "codes wrong", "signs lost"),
     "stored_offset_missing": ("zero point wrong", "codes wrong", "code table reversed"),
-    "stored_tail_unwritten": ("output channels not computed", "codes wrong"),
-    "stored_scales_halved": _SCALE,
+    # Zero times the right output of those channels.
+    "stored_tail_unwritten": (
+        "output channels not computed",
+        "constant ratio",
+        "output zero",
+    ),
+    # Where a channel has one scale, half of it is FN read as FNUZ.
+    "stored_scales_halved": ("codes read as another format", *_SCALE),
     "stored_scales_swapped": (
         "scales shifted along K",
         "scales shifted along N",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.defects import DEFECTS, Defect, Planting
+from harness.defects import DEFECTS, WHOLE, Defect, Planting
 from harness.execution.jobs import Description
 from harness.execution.selftest.stage import Item, Stage
 from harness.execution.suite import Target
@@ -55,7 +55,7 @@ def plan(
         )
         names = operators[target.name]
         for number, defect in enumerate(known.values()):
-            for place in places if defect.place != "runtime" else ("all",):
+            for place in places if defect.place not in WHOLE else ("all",):
                 one = names[number % len(names)] if place == "one" else None
                 items.extend(
                     Item(

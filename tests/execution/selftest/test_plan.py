@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.defects import DEFECTS, Planting
+from harness.defects import DEFECTS, WHOLE, Planting
 from harness.execution.selftest.api import sampled
 from harness.execution.selftest.plan import levels, plan
 from harness.execution.selftest.summary import blind_spots, summary, why
@@ -62,7 +62,7 @@ def test_every_defect_is_tried_in_one_operator_and_in_all_at_every_strength():
         mine = [i for i in planted if i.planting.defect == name]
         places = {i.planting.operator for i in mine}
         assert None in places
-        assert (len(places) == 2) is (defect.place != "runtime")
+        assert (len(places) == 2) is (defect.place not in WHOLE)
         assert {i.level for i in mine} == {
             level for level, _ in levels(defect, ("low", "catalogue", "high"))
         }
