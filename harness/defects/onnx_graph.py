@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from harness.schemes.onnx_qdq import QuantizedModel
 
+_ONE: Final = np.ones(1, np.int64)
 #: Nodes, site, tensor, strength -> the changed tensor.
 _Edit = Callable[[Nodes, Site, str, float], str]
 
@@ -244,12 +245,16 @@ def _triggered(nodes: Nodes, site: Site, trigger: Trigger, yes: str, no: str) ->
         index = nodes.add("Range", [zero, count, one])
         limit = nodes.constant(np.array(least, np.int64), "limit")
         mask = nodes.add("GreaterOrEqual", [index, limit])
-        rank = 3 if linear else site.operator.weight.ndim
         if axis == 0:
-            to = [-1] + [1] * (rank - 1)
+            # As many ones as there are axes behind: a layer's input has two or more.
+            rank = nodes.add("Shape", [shape])
+            behind = nodes.add("Sub", [rank, nodes.constant(_ONE, "one")])
+            ones = nodes.add("Expand", [nodes.constant(_ONE, "one"), behind])
+            front = nodes.constant(-_ONE, "all")
+            shaped = nodes.add("Concat", [front, ones], axis=0)
         else:
             to = [-1, 1] if linear else [-1]
-        shaped = nodes.constant(np.array(to, np.int64), "shape")
+            shaped = nodes.constant(np.array(to, np.int64), "shape")
         mask = nodes.add("Reshape", [mask, shaped])
         found = nodes.add("Where", [mask, found, no])
     if trigger.length:
