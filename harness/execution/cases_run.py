@@ -118,6 +118,10 @@ def _elements(case: Case) -> int:
     return sum(array.size for array in case.inputs.values())
 
 
+#: Operators that a session which does not stream shows in one run.
+AT_A_TIME: Final = 256
+
+
 class Streamed(frozenset[str]):
     """Operators that are watched, with whom to tell as soon as each has run.
 
@@ -230,27 +234,43 @@ def _call(
     run: CasesRun,
     watch: Capture,
 ) -> dict[str, Array]:
-    start = time.perf_counter()
-    outputs = session.run(inputs, capture=_streamed(inputs, watch))
-    run.seconds += time.perf_counter() - start
-    run.calls += 1
-    for operator in watch.operators:
-        if watch.observer is not None and operator in outputs:
-            watch.observer(operator, outputs[f"{operator}/input"], outputs[operator])
-    hidden = {*watch.operators, *(f"{name}/input" for name in watch.operators)}
+    hidden: set[str] = set()
+    for number, names in enumerate(_portions(session, inputs, watch)):
+        start = time.perf_counter()
+        found = session.run(inputs, capture=names)
+        run.seconds += time.perf_counter() - start
+        run.calls += 1
+        for operator in names:
+            if watch.observer is not None and operator in found:
+                watch.observer(operator, found[f"{operator}/input"], found[operator])
+        hidden.update(names, (f"{name}/input" for name in names))
+        if not number:
+            outputs = found
+        del found
     return {name: np.asarray(a) for name, a in outputs.items() if name not in hidden}
 
 
-def _streamed(inputs: Mapping[str, Array], watch: Capture) -> Collection[str]:
-    """Of a model that takes tokens, operators are told of one by one.
+def _portions(
+    session: Session, inputs: Mapping[str, Array], watch: Capture
+) -> Sequence[Collection[str]]:
+    """The operators of each run: no more at a time than memory has room for.
 
-    It shows a row of every layer for every token: at 2,000 tokens, gigabytes.
+    A session that streams tells of each operator as it runs, and holds one at a time.
+    Of another, so many are watched in a run, and the inputs are run again for the
+    next: it shows a row of every layer for every token of a text, and of a graph of
+    thousands of operators thousands of tensors.
     """
-    if watch.observer is None or not watch.operators or "positions" not in inputs:
-        return watch.operators
-    names = Streamed(watch.operators)
-    names.observer = watch.observer
-    return names
+    many = "positions" in inputs or len(watch.operators) > AT_A_TIME
+    if watch.observer is None or not many:
+        return [watch.operators]
+    ordered = list(watch.operators)
+    size = len(ordered) if getattr(session, "streams", False) else AT_A_TIME
+    portions = []
+    for first in range(0, len(ordered), size):
+        names = Streamed(ordered[first : first + size])
+        names.observer = watch.observer
+        portions.append(names)
+    return portions
 
 
 def _unstack(
