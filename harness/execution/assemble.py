@@ -107,6 +107,7 @@ def assemble(
         anomalies=anomalies,
         stability=_stability(context, target, run, drift, floor),
         operators=run.operators,
+        uncaptured=run.uncaptured,
         drift=drift,
         oracle_drift=oracle_drift,
         end_to_end=end_to_end,

@@ -110,3 +110,13 @@ def test_end_to_end_needs_some_noise_to_judge_by(make):
     evidence = make["evidence"](operators=(), noise_floor=0.0)
 
     assert explained(evidence, Levels()).results == ()
+
+
+def test_operators_that_were_not_seen_are_said_to_be(make):
+    """A pass that rests on outputs alone says so."""
+    evidence = make["evidence"](operators=(), uncaptured="it shows nothing")
+
+    found = explained(evidence, Levels())
+
+    assert "operators not judged: it shows nothing" in found.results[-1].reason
+    assert all(entry.verdict is Verdict.PASS for entry in found.results)
