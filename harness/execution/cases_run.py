@@ -118,8 +118,10 @@ def _elements(case: Case) -> int:
     return sum(array.size for array in case.inputs.values())
 
 
-#: Operators that a session which does not stream shows in one run.
+#: Operators that a session which does not stream shows in the first run.
 AT_A_TIME: Final = 256
+#: Bytes that observed inputs and outputs may take at a time.
+_ROOM: Final = 256 << 20
 
 
 class Streamed(frozenset[str]):
@@ -234,43 +236,48 @@ def _call(
     run: CasesRun,
     watch: Capture,
 ) -> dict[str, Array]:
-    hidden: set[str] = set()
-    for number, names in enumerate(_portions(session, inputs, watch)):
+    left = list(watch.operators)
+    size = _first_portion(session, inputs, watch)
+    outputs: dict[str, Array] | None = None
+    while outputs is None or left:
+        names = Streamed(left[:size])
+        if watch.observer is not None:
+            names.observer = watch.observer
         start = time.perf_counter()
-        found = session.run(inputs, capture=names)
+        found = session.run(inputs, capture=names if size else watch.operators)
         run.seconds += time.perf_counter() - start
         run.calls += 1
-        for operator in names:
+        shown = names if size else watch.operators
+        hidden = {*shown, *(f"{name}/input" for name in shown)}
+        for operator in shown:
             if watch.observer is not None and operator in found:
                 watch.observer(operator, found[f"{operator}/input"], found[operator])
-        hidden.update(names, (f"{name}/input" for name in names))
-        if not number:
-            outputs = found
+        if outputs is None:
+            outputs = {n: np.asarray(a) for n, a in found.items() if n not in hidden}
+        left = left[size:] if size else []
+        taken = sum(found[name].nbytes for name in hidden if name in found)
+        size = max(AT_A_TIME, _ROOM * len(names) // max(taken, 1))
         del found
-    return {name: np.asarray(a) for name, a in outputs.items() if name not in hidden}
+    return outputs
 
 
-def _portions(
+def _first_portion(
     session: Session, inputs: Mapping[str, Array], watch: Capture
-) -> Sequence[Collection[str]]:
-    """The operators of each run: no more at a time than memory has room for.
+) -> int:
+    """How many operators are watched in the first run; 0: all, in the plain way.
 
     A session that streams tells of each operator as it runs, and holds one at a time.
-    Of another, so many are watched in a run, and the inputs are run again for the
-    next: it shows a row of every layer for every token of a text, and of a graph of
-    thousands of operators thousands of tensors.
+    Of another, some are watched in a run, and the inputs are run again for the next:
+    it shows a row of every layer for every token of a text, and of a graph of
+    thousands of operators thousands of tensors. How many the next run has room for
+    follows from what the first ones took.
     """
-    many = "positions" in inputs or len(watch.operators) > AT_A_TIME
-    if watch.observer is None or not many:
-        return [watch.operators]
-    ordered = list(watch.operators)
-    size = len(ordered) if getattr(session, "streams", False) else AT_A_TIME
-    portions = []
-    for first in range(0, len(ordered), size):
-        names = Streamed(ordered[first : first + size])
-        names.observer = watch.observer
-        portions.append(names)
-    return portions
+    if watch.observer is None or not watch.operators:
+        return 0
+    if getattr(session, "streams", False):
+        many = "positions" in inputs or len(watch.operators) > AT_A_TIME
+        return len(watch.operators) if many else 0
+    return AT_A_TIME if len(watch.operators) > AT_A_TIME or "positions" in inputs else 0
 
 
 def _unstack(
