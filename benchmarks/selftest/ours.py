@@ -69,9 +69,8 @@ class Ours:
     def measure(self, specimen: Specimen) -> dict[str, Any]:
         """Verdict, operator, cause and how many runs."""
         stage, worker = self._open(specimen.control)
+        # Of the variant without the optimizer too, with the usual target's budgets.
         target = self.bench.targets[specimen.scheme]
-        if specimen.control == "unoptimized":
-            target = dataclasses.replace(target, backend=stage.backend)
         item = Item(
             stage=stage,
             target=target,

@@ -102,4 +102,7 @@ def _elementwise(results: Any, right: Any) -> dict[str, dict[str, float]]:
         for found, wanted in zip(results, right, strict=True):
             for name, result in compare(found, wanted).items():
                 failed[name] = max(failed.get(name, 0.0), float(not result))
+            # One that fails is enough (`--fail-fast`).
+            if any(failed.values()):
+                break
     return values

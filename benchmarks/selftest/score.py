@@ -1,0 +1,242 @@
+"""From distances to alarms: every tool at its usual settings, and at its best.
+
+A calibrated limit is the tightest that lets every clean run of its scope pass: of one
+scheme, which needs a quantized model known to be good, or of all schemes of a suite.
+So calibrated settings have no false alarms by construction; how many there would have
+been with a limit taken from one clean run is told beside. Limits are per tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import thresholds
+
+#: A calibrated limit has this much room for the last bits of a sum.
+ROOM = 1e-6
+SEVERITIES = ("catastrophic", "visible", "silent", "conditional")
+Scope = Literal["usual", "scheme", "suite"]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One way of using a tool."""
+
+    tool: str
+    statistic: str
+    scope: Scope
+    #: Of a usual setting.
+    limit: float = 0.0
+    #: How an operator is named: not at all, the first over its limit, the worst value.
+    names: Literal["", "first", "worst"] = ""
+
+    @property
+    def label(self) -> str:
+        """For the table."""
+        if self.scope == "usual":
+            return f"{self.statistic} ≤ {self.limit:g}"
+        known = {"scheme": "of the scheme", "suite": "of all schemes"}[self.scope]
+        return f"{self.statistic}, calibrated on clean models {known}"
+
+
+def settings(peers: bool) -> list[Setting]:
+    """Every setting that is scored."""
+    made = []
+    for statistic, limits in thresholds.USUAL.items():
+        tool = "plain threshold"
+        for limit in limits:
+            made.append(
+                Setting(tool=tool, statistic=statistic, scope="usual", limit=limit)
+            )
+        for scope in ("suite", "scheme"):
+            made.append(Setting(tool=tool, statistic=statistic, scope=scope))
+    if not peers:
+        return made
+    tool = "polygraphy run"
+    for tolerance in (1e-5, 1e-2, 1e-1):
+        name = f"elemwise {tolerance:g}"
+        made.append(Setting(tool=tool, statistic=name, scope="usual", limit=0.5))
+    for statistic in ("max", "mean", "median"):
+        for scope in ("suite", "scheme"):
+            made.append(Setting(tool=tool, statistic=statistic, scope=scope))
+            made.append(
+                Setting(
+                    tool="polygraphy run, all operators",
+                    statistic=statistic,
+                    scope=scope,
+                    names="first",
+                )
+            )
+    tool = "qdq_loss_debug"
+    made.append(
+        Setting(
+            tool=tool, statistic="SQNR", scope="usual", limit=math.inf, names="worst"
+        )
+    )
+    for scope in ("suite", "scheme"):
+        made.append(Setting(tool=tool, statistic="SQNR", scope=scope, names="first"))
+    return made
+
+
+def _limits(rows: Iterable[Row], setting: Setting) -> dict[str, float]:
+    """Tensor -> the worst of clean runs."""
+    found: dict[str, float] = {}
+    for row in rows:
+        values = row["tools"][setting.tool]["values"][setting.statistic]
+        for name, value in values.items():
+            found[name] = max(found.get(name, -math.inf), value)
+    return {name: value + abs(value) * ROOM for name, value in found.items()}
+
+
+def _over(row: Row, setting: Setting, limits: dict[str, float]) -> list[str]:
+    """Tensors beyond their limit, in the graph's order."""
+    values = row["tools"][setting.tool]["values"][setting.statistic]
+    usual = setting.scope == "usual"
+    return [
+        name
+        for name, value in values.items()
+        if value > (setting.limit if usual else limits.get(name, math.inf))
+    ]
+
+
+def _scope(rows: Sequence[Row], row: Row, setting: Setting) -> list[Row]:
+    """The clean runs that a limit for this row is taken from."""
+    return [
+        r
+        for r in rows
+        if not r["defect"]
+        and r["suite"] == row["suite"]
+        and setting.tool in r["tools"]
+        and (setting.scope != "scheme" or r["scheme"] == row["scheme"])
+    ]
+
+
+def judged(rows: Sequence[Row], setting: Setting, operators: Any) -> dict[str, Any]:
+    """One line of the table: what a setting catches, alarms on, names, costs."""
+    alarms: list[tuple[Row, bool, str]] = []
+    once = []
+    for row in rows:
+        if setting.tool not in row["tools"]:
+            continue
+        clean = _scope(rows, row, setting)
+        over = _over(row, setting, _limits(clean, setting))
+        alarms.append((row, bool(over), _named(row, setting, over, operators)))
+        if not row["defect"] and row["control"] and setting.scope != "usual":
+            plain = _limits([r for r in clean if not r["control"]], setting)
+            once.append(bool(_over(row, setting, plain)))
+    line = {
+        "tool": setting.tool,
+        "setting": setting.label,
+        "scope": setting.scope,
+        **_counts(alarms),
+        "names": bool(setting.names),
+        "cause_right": None,
+        **_cost(rows, setting.tool),
+    }
+    line["alarms_from_one_clean_run"] = [sum(once), len(once)] if once else None
+    return line
+
+
+def _named(row: Row, setting: Setting, over: list[str], operators: Any) -> str:
+    tensors = {tensor: name for name, tensor in operators[row["suite"]].items()}
+    if setting.names == "first":
+        return next((tensors[name] for name in over if name in tensors), "")
+    if setting.names == "worst":
+        values = row["tools"][setting.tool]["values"][setting.statistic]
+        return str(tensors[max(values, key=values.get)])
+    return ""
+
+
+def ours(rows: Sequence[Row]) -> dict[str, Any]:
+    """The same line for quantharness."""
+    tool = "quantharness"
+    told = [(row, row["tools"][tool]) for row in rows if tool in row["tools"]]
+    alarms = [(row, bool(t["alarm"]), str(t["operator"])) for row, t in told]
+    single = [(r, t) for r, t in told if r["defect"] and r["planted_in"] != "all"]
+    return {
+        "tool": tool,
+        "setting": "as it ships",
+        "scope": "usual",
+        **_counts(alarms),
+        "names": True,
+        "cause_right": [sum(t["cause_right"] is True for _, t in single), len(single)],
+        "cause_wrong_and_sure": [
+            sum(t["cause_right"] is False and t["confidence"] >= 0.9 for _, t in single),
+            len(single),
+        ],
+        **_cost(rows, tool),
+        "alarms_from_one_clean_run": None,
+    }
+
+
+def _counts(alarms: Sequence[tuple[Row, bool, str]]) -> dict[str, Any]:
+    planted = [entry for entry in alarms if entry[0]["defect"]]
+    clean = [entry for entry in alarms if not entry[0]["defect"]]
+    single = [entry for entry in planted if entry[0]["planted_in"] != "all"]
+
+    def share(holds: Callable[[Row], bool]) -> list[int]:
+        found = [alarm for row, alarm, _ in planted if holds(row)]
+        return [sum(found), len(found)]
+
+    return {
+        "caught": share(lambda _: True),
+        "by_severity": {
+            severity: {
+                level: share(
+                    lambda r, s=severity, k=level: r["severity"] == s
+                    and r["level"] == k
+                )
+                for level in ("catalogue", "low")
+            }
+            for severity in SEVERITIES
+        },
+        "by_suite": {
+            suite: share(lambda r, s=suite: r["suite"] == s)
+            for suite in sorted({row["suite"] for row, _, _ in alarms})
+        },
+        "false_alarms": [sum(alarm for _, alarm, _ in clean), len(clean)],
+        "operator_right": [
+            sum(name == row["planted_in"] for row, _, name in single),
+            len(single),
+        ],
+    }
+
+
+def _cost(rows: Sequence[Row], tool: str) -> dict[str, Any]:
+    """Median runs and seconds a planted model, by suite."""
+    cost: dict[str, dict[str, float]] = {"runs": {}, "seconds": {}}
+    for suite in sorted({row["suite"] for row in rows}):
+        entries = [
+            row["tools"][tool]
+            for row in rows
+            if row["suite"] == suite and row["defect"] and tool in row["tools"]
+        ]
+        if not entries:
+            continue
+        cost["runs"][suite] = statistics.median(e["runs"] for e in entries)
+        seconds = statistics.median(e["seconds"] for e in entries)
+        cost["seconds"][suite] = round(seconds, 2)
+    return cost
+
+
+def missed(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What quantharness did not catch, named wrongly, or alarmed on without cause."""
+    found = []
+    for row in rows:
+        told = row["tools"].get("quantharness")
+        if told is None:
+            continue
+        single = row["defect"] and row["planted_in"] != "all"
+        operator = single and told["operator"] != row["planted_in"]
+        cause = single and told["cause_right"] is not True
+        wrong = bool(row["defect"]) != bool(told["alarm"])
+        if wrong or operator or cause:
+            entry = {k: v for k, v in row.items() if k != "tools"}
+            keys = ("verdict", "operator", "cause", "confidence", "reason", "unfit")
+            found.append({**entry, **{f"told_{key}": told[key] for key in keys}})
+    return found
