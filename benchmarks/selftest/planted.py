@@ -109,7 +109,7 @@ class _Recording:
         self.inputs = [value.name for value in session.get_inputs()]
         self.feeds: list[Feed] = []
 
-    def run(self, inputs: Mapping[str, Array], *, capture: Any = ()) -> Any:
+    def run(self, inputs: Mapping[str, Array], *, capture: Any = ()) -> Any:  # noqa: ARG002
         feed = {name: np.ascontiguousarray(inputs[name]) for name in self.inputs}
         self.feeds.append(feed)
         return dict(zip(self.names, self.session.run(None, feed), strict=True))
@@ -165,11 +165,17 @@ class Bench:
         return run.outputs
 
 
-def open_bench(name: str, schemes: Sequence[str]) -> Bench:
-    """Load a shipped suite and what its FP32 model is fed, call by call."""
+def open_bench(name: str, schemes: Sequence[str], cases: int = 0) -> Bench:
+    """Load a shipped suite and what its FP32 model is fed, call by call.
+
+    Args:
+        name: of a folder in `suites`.
+        schemes: of its targets on ONNX Runtime.
+        cases: only so many, of as many shapes as there are; 0: all.
+    """
     registry = load_registry(())
     suite = load_suite(ROOT / "suites" / name, registry)
-    loaded = Loaded().get(suite_ref(suite))
+    loaded = Loaded().get(dataclasses.replace(suite_ref(suite), few=cases))
     targets = {
         target.scheme.name: target
         for target in suite.targets
@@ -185,8 +191,8 @@ def open_bench(name: str, schemes: Sequence[str]) -> Bench:
     counter = Counter()
     for batch in (suite.batch, 1):
         bench.feeds[batch] = _fed(bench, loaded.cases, batch, counter)
-        cases = spread(loaded.cases, FEW)
-        bench.few[batch] = _fed(bench, cases, batch, counter, steps=STEPS)
+        some = spread(loaded.cases, FEW)
+        bench.few[batch] = _fed(bench, some, batch, counter, steps=STEPS)
     return bench
 
 

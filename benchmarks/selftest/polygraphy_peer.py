@@ -41,6 +41,7 @@ class Polygraphy:
         """Statistic -> tensor -> the worst of all calls; how many runs.
 
         Args:
+            specimen: the model.
             layers: every operator's output, on few calls (`--onnx-outputs`).
         """
         size = self.bench.size(specimen.control)
@@ -92,7 +93,7 @@ def _statistics(results: Any, right: Any) -> dict[str, dict[str, float]]:
 
 
 def _elementwise(results: Any, right: Any) -> dict[str, dict[str, float]]:
-    """Tolerance -> output -> 1 where Polygraphy says that it fails, as it does alone."""
+    """Tolerance -> output -> 1 where Polygraphy says that it fails."""
     values: dict[str, dict[str, float]] = {}
     for tolerance in TOLERANCES:
         failed = values.setdefault(f"elemwise {tolerance:g}", {})

@@ -117,7 +117,7 @@ class Reduce:
 
 def _call(command: list[str], folder: Path) -> Any:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(  # noqa: S603 - our own command
+    return subprocess.run(
         command,
         cwd=folder,
         env=environment,

@@ -93,6 +93,7 @@ def collected(
     peers: bool = True,
     with_ours: bool = True,
     reduce: int = 0,
+    cases: int = 0,
 ) -> dict[str, Any]:
     """Every specimen with what every tool measured of it."""
     rows: list[dict[str, Any]] = []
@@ -101,7 +102,7 @@ def collected(
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="selftest-") as folder:
         for name in suites:
-            bench = open_bench(name, schemes[name])
+            bench = open_bench(name, schemes[name], cases)
             operators[name] = bench.tensors
             told = Ours(bench, Path(folder)) if with_ours else None
             tools = Tools(bench, told, peers=peers)

@@ -46,41 +46,40 @@ class Setting:
 
 def settings(peers: bool) -> list[Setting]:
     """Every setting that is scored."""
-    made = []
-    for statistic, limits in thresholds.USUAL.items():
-        tool = "plain threshold"
-        for limit in limits:
-            made.append(
-                Setting(tool=tool, statistic=statistic, scope="usual", limit=limit)
-            )
-        for scope in ("suite", "scheme"):
-            made.append(Setting(tool=tool, statistic=statistic, scope=scope))
+    made = [
+        Setting(tool="plain threshold", statistic=name, scope="usual", limit=limit)
+        for name, limits in thresholds.USUAL.items()
+        for limit in limits
+    ]
+    for name in thresholds.USUAL:
+        made += _calibrated("plain threshold", name)
     if not peers:
         return made
-    tool = "polygraphy run"
-    for tolerance in (1e-5, 1e-2, 1e-1):
-        name = f"elemwise {tolerance:g}"
-        made.append(Setting(tool=tool, statistic=name, scope="usual", limit=0.5))
-    for statistic in ("max", "mean", "median"):
-        for scope in ("suite", "scheme"):
-            made.append(Setting(tool=tool, statistic=statistic, scope=scope))
-            made.append(
-                Setting(
-                    tool="polygraphy run, all operators",
-                    statistic=statistic,
-                    scope=scope,
-                    names="first",
-                )
-            )
-    tool = "qdq_loss_debug"
-    made.append(
+    made += [
         Setting(
-            tool=tool, statistic="SQNR", scope="usual", limit=math.inf, names="worst"
+            tool="polygraphy run", statistic=f"elemwise {t:g}", scope="usual", limit=0.5
         )
+        for t in (1e-5, 1e-2, 1e-1)
+    ]
+    for name in ("max", "mean", "median"):
+        made += _calibrated("polygraphy run", name)
+        made += _calibrated("polygraphy run, all operators", name, names="first")
+    # It sets no limit: whoever reads its list begins with the worst.
+    tool = "qdq_loss_debug"
+    shown = Setting(
+        tool=tool, statistic="SQNR", scope="usual", limit=math.inf, names="worst"
     )
-    for scope in ("suite", "scheme"):
-        made.append(Setting(tool=tool, statistic="SQNR", scope=scope, names="first"))
-    return made
+    return [*made, shown, *_calibrated(tool, "SQNR", names="first")]
+
+
+def _calibrated(
+    tool: str, statistic: str, names: Literal["", "first"] = ""
+) -> list[Setting]:
+    scopes: tuple[Scope, ...] = ("suite", "scheme")
+    return [
+        Setting(tool=tool, statistic=statistic, scope=scope, names=names)
+        for scope in scopes
+    ]
 
 
 def _limits(rows: Iterable[Row], setting: Setting) -> dict[str, float]:
@@ -166,7 +165,9 @@ def ours(rows: Sequence[Row]) -> dict[str, Any]:
         "names": True,
         "cause_right": [sum(t["cause_right"] is True for _, t in single), len(single)],
         "cause_wrong_and_sure": [
-            sum(t["cause_right"] is False and t["confidence"] >= 0.9 for _, t in single),
+            sum(
+                t["cause_right"] is False and t["confidence"] >= 0.9 for _, t in single
+            ),
             len(single),
         ],
         **_cost(rows, tool),
@@ -188,8 +189,9 @@ def _counts(alarms: Sequence[tuple[Row, bool, str]]) -> dict[str, Any]:
         "by_severity": {
             severity: {
                 level: share(
-                    lambda r, s=severity, k=level: r["severity"] == s
-                    and r["level"] == k
+                    lambda r, s=severity, k=level: (
+                        r["severity"] == s and r["level"] == k
+                    )
                 )
                 for level in ("catalogue", "low")
             }

@@ -30,6 +30,8 @@ def measure(bench: Bench, specimen: Specimen, reference: Any) -> dict[str, Any]:
     """Statistic -> output -> the worst of all cases; how many runs.
 
     Args:
+        bench: the suite.
+        specimen: the model.
         reference: outputs of the FP32 model.
     """
     counter = Counter()
