@@ -34,8 +34,8 @@ Feed = dict[str, Array]
 SEVERITIES = ("catastrophic", "visible", "silent", "conditional")
 #: Drawn in turn: strength, and whether one operator has it or all.
 TURNS = (("catalogue", "one"), ("low", "one"), ("catalogue", "all"))
-#: Cases whose operators are looked at by tools that keep every activation.
-FEW = 6
+#: Cases whose operators are looked at; quantharness takes as many.
+FEW = 10
 #: Steps of a recurrent model, spread over a clip, at which operators are looked at.
 STEPS = 3
 
