@@ -45,7 +45,7 @@ def page(result: dict[str, Any]) -> str:
 
 def _head(result: dict[str, Any]) -> str:
     specimens = result["specimens"]
-    planted = [s for s in specimens if s["defect"]]
+    planted = [s for s in specimens if "defect" in s]
     versions = ", ".join(
         f"{name} {version}"
         for name, version in result["environment"]["versions"].items()
@@ -203,7 +203,7 @@ def _reduce(entries: Sequence[dict[str, Any]]) -> str:
             f"{e['defect']} in {e['planted_in']}",
             "yes" if e["alarm"] else "no",
             ", ".join(e["operators_left"]) or f"none ({e['nodes_left']} other nodes)",
-            "yes" if e["operators_left"] == [e["planted_in"]] else "no",
+            _left(e),
             str(e["checks"]),
             f"{e['run_seconds']:.1f}",
             f"{e['reduce_seconds']:.0f}",
@@ -211,10 +211,17 @@ def _reduce(entries: Sequence[dict[str, Any]]) -> str:
         for e in entries
     ]
     heads = [
-        *("target", "defect", "caught", "operators left", "right one alone"),
+        *("target", "defect", "caught", "operators left", "the right one"),
         *("checks", "seconds of `run`", "seconds of `reduce`"),
     ]
     return text + "\n" + _table(heads, rows)
+
+
+def _left(entry: dict[str, Any]) -> str:
+    left = entry["operators_left"]
+    if entry["planted_in"] not in left:
+        return "no"
+    return "alone" if len(left) == 1 else f"one of {len(left)}"
 
 
 def _faults(entries: Sequence[dict[str, Any]]) -> str:

@@ -28,7 +28,7 @@ import thresholds
 from ours import Ours
 from planted import Bench, Counter, Specimen, controls, drawn, open_bench
 
-from harness.files import write_json
+from harness.files import write_text
 
 HERE = Path(__file__).parent
 SCHEMES = {
@@ -127,7 +127,7 @@ def collected(
 
 def scored(found: dict[str, Any], *, peers: bool, with_ours: bool) -> dict[str, Any]:
     """What `collected` found, as it is written: the table, without the distances."""
-    rows, operators = found["rows"], found["operators"]
+    rows, operators = score.with_both(found["rows"]), found["operators"]
     return {
         "seconds": found["seconds"],
         "table": _table(rows, operators, peers=peers, with_ours=with_ours),
@@ -147,7 +147,7 @@ def _listed(rows: Any) -> list[dict[str, Any]]:
     """What was planted; without the distances, which are many."""
     found = []
     for row in rows:
-        entry = {key: value for key, value in row.items() if key != "tools"}
+        entry = {k: v for k, v in row.items() if k != "tools" and v not in ("", None)}
         told = row["tools"].get("quantharness")
         if told is not None:
             entry["quantharness"] = told["verdict"] or f"unfit: {told['unfit']}"
@@ -194,6 +194,18 @@ def environment() -> dict[str, Any]:
     }
 
 
+def _compact(result: dict[str, Any]) -> str:
+    """JSON with a line for every entry of its lists."""
+    parts = []
+    for key, value in result.items():
+        if isinstance(value, list):
+            entries = ",\n  ".join(json.dumps(entry) for entry in value)
+            parts.append(f'"{key}": [\n  {entries}\n ]' if value else f'"{key}": []')
+        else:
+            parts.append(f'"{key}": {json.dumps(value)}')
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
 def main() -> None:
     """Measure, and write result.json."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -203,6 +215,7 @@ def main() -> None:
     parser.add_argument("--reduce", type=int, default=2, help="defects of vad")
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--rows", type=Path, help="also write all distances there")
+    parser.add_argument("--again", type=Path, help="score what --rows wrote anew")
     parser.add_argument("--out", type=Path, default=HERE / "result.json")
     arguments = parser.parse_args()
     peers = not arguments.without_peers
@@ -213,14 +226,17 @@ def main() -> None:
         )
     suites = [name for name in SCHEMES if arguments.only in ("", name)]
     counts = {name: arguments.count or COUNTS[name] for name in suites}
-    found = collected(
-        suites,
-        counts=counts,
-        schemes=SCHEMES,
-        seed=arguments.seed,
-        peers=peers,
-        reduce=arguments.reduce,
-    )
+    if arguments.again is not None:
+        found = json.loads(arguments.again.read_text("utf-8"))
+    else:
+        found = collected(
+            suites,
+            counts=counts,
+            schemes=SCHEMES,
+            seed=arguments.seed,
+            peers=peers,
+            reduce=arguments.reduce,
+        )
     if arguments.rows is not None:
         arguments.rows.write_text(json.dumps(found), "utf-8")
     result = {
@@ -231,7 +247,7 @@ def main() -> None:
         "environment": environment(),
         **scored(found, peers=peers, with_ours=True),
     }
-    write_json(arguments.out, result)
+    write_text(arguments.out, _compact(result))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ ROOM = 1e-6
 SEVERITIES = ("catastrophic", "visible", "silent", "conditional")
 Scope = Literal["usual", "scheme", "suite"]
 Row = dict[str, Any]
+#: Outputs on all cases and every operator on some: two commands.
+BOTH = "polygraphy run, twice"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,7 @@ class Setting:
     """One way of using a tool."""
 
     tool: str
+    #: Several with " + " between: an alarm of any.
     statistic: str
     scope: Scope
     #: Of a usual setting.
@@ -41,7 +44,9 @@ class Setting:
         if self.scope == "usual":
             return f"{self.statistic} ≤ {self.limit:g}"
         known = {"scheme": "of the scheme", "suite": "of all schemes"}[self.scope]
-        return f"{self.statistic}, calibrated on clean models {known}"
+        parts = self.statistic.split(" + ")
+        shown = "all statistics together" if len(parts) > 1 else parts[0]
+        return f"{shown}, calibrated on clean models {known}"
 
 
 def settings(peers: bool) -> list[Setting]:
@@ -51,7 +56,7 @@ def settings(peers: bool) -> list[Setting]:
         for name, limits in thresholds.USUAL.items()
         for limit in limits
     ]
-    for name in thresholds.USUAL:
+    for name in (*thresholds.USUAL, " + ".join(thresholds.USUAL)):
         made += _calibrated("plain threshold", name)
     if not peers:
         return made
@@ -61,9 +66,10 @@ def settings(peers: bool) -> list[Setting]:
         )
         for t in (1e-5, 1e-2, 1e-1)
     ]
-    for name in ("max", "mean", "median"):
+    for name in ("max", "mean", "median", "max + mean + median"):
         made += _calibrated("polygraphy run", name)
         made += _calibrated("polygraphy run, all operators", name, names="first")
+        made += _calibrated(BOTH, name, names="first")
     # It sets no limit: whoever reads its list begins with the worst.
     tool = "qdq_loss_debug"
     shown = Setting(
@@ -82,24 +88,58 @@ def _calibrated(
     ]
 
 
-def _limits(rows: Iterable[Row], setting: Setting) -> dict[str, float]:
-    """Tensor -> the worst of clean runs."""
-    found: dict[str, float] = {}
+def with_both(rows: Sequence[Row]) -> list[Row]:
+    """The rows with one tool more: what Polygraphy's two commands say together."""
+    found = []
     for row in rows:
-        values = row["tools"][setting.tool]["values"][setting.statistic]
-        for name, value in values.items():
-            found[name] = max(found.get(name, -math.inf), value)
-    return {name: value + abs(value) * ROOM for name, value in found.items()}
+        outputs = row["tools"].get("polygraphy run")
+        layers = row["tools"].get("polygraphy run, all operators")
+        tools = dict(row["tools"])
+        if outputs and layers:
+            tools[BOTH] = {
+                "values": {
+                    name: values
+                    | {f"all cases: {n}": v for n, v in outputs["values"][name].items()}
+                    for name, values in layers["values"].items()
+                },
+                "runs": outputs["runs"] + layers["runs"],
+                "seconds": outputs["seconds"] + layers["seconds"],
+            }
+        found.append({**row, "tools": tools})
+    return found
 
 
-def _over(row: Row, setting: Setting, limits: dict[str, float]) -> list[str]:
+def _values(row: Row, setting: Setting) -> dict[tuple[str, str], float]:
+    """(tensor, statistic) -> value, in the graph's order."""
+    values = row["tools"][setting.tool]["values"]
+    parts = setting.statistic.split(" + ")
+    names = dict.fromkeys(name for part in parts for name in values[part])
+    return {
+        (name, part): values[part][name]
+        for name in names
+        for part in parts
+        if name in values[part]
+    }
+
+
+def _limits(rows: Iterable[Row], setting: Setting) -> dict[tuple[str, str], float]:
+    """The worst of clean runs."""
+    found: dict[tuple[str, str], float] = {}
+    for row in rows:
+        for key, value in _values(row, setting).items():
+            found[key] = max(found.get(key, -math.inf), value)
+    return {key: value + abs(value) * ROOM for key, value in found.items()}
+
+
+def _over(
+    row: Row, setting: Setting, limits: dict[tuple[str, str], float]
+) -> list[str]:
     """Tensors beyond their limit, in the graph's order."""
-    values = row["tools"][setting.tool]["values"][setting.statistic]
     usual = setting.scope == "usual"
     return [
-        name
-        for name, value in values.items()
-        if value > (setting.limit if usual else limits.get(name, math.inf))
+        key[0]
+        for key, value in _values(row, setting).items()
+        if value > (setting.limit if usual else limits.get(key, math.inf))
     ]
 
 
@@ -146,8 +186,8 @@ def _named(row: Row, setting: Setting, over: list[str], operators: Any) -> str:
     if setting.names == "first":
         return next((tensors[name] for name in over if name in tensors), "")
     if setting.names == "worst":
-        values = row["tools"][setting.tool]["values"][setting.statistic]
-        return str(tensors[max(values, key=values.get)])
+        values = _values(row, setting)
+        return tensors[max(values, key=lambda key: values[key])[0]]
     return ""
 
 

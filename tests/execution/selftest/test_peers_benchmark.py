@@ -126,6 +126,6 @@ def test_a_planted_model_is_told_from_a_clean_one(benchmark):
     scored = benchmark["run"].scored(found, peers=False, with_ours=False)
     line = next(e for e in scored["table"] if e["scope"] == "scheme")
 
-    assert [bool(s["defect"]) for s in scored["specimens"]] == [False] * 4 + [True]
+    assert ["defect" in s for s in scored["specimens"]] == [False] * 4 + [True]
     assert line["caught"] == [1, 1]
     assert line["false_alarms"] == [0, 4]
