@@ -181,11 +181,31 @@ def _better(mine: Line, lines: Sequence[Line]) -> str:
             f"operators rightly, quantharness {_of(mine['operator_right'])}."
             for line in more
         ]
+    points += _ahead(mine, others)
     points.append(
         "- None of them needs cases, a golden or a scheme's declaration: two models "
         "and some inputs are enough. quantharness has to know the scheme."
     )
     return "\n".join(points) + "\n"
+
+
+def _ahead(mine: Line, others: Sequence[Line]) -> list[str]:
+    """Severities of which a setting without false alarms catches more."""
+    points = []
+    for severity, levels in mine["by_severity"].items():
+        for level, own in levels.items():
+            ahead = [
+                f"{line['tool']} ({line['setting']}) {_of(more)}"
+                for line in others
+                if not line["false_alarms"][0]
+                and (more := line["by_severity"][severity][level])[0] > own[0]
+            ]
+            if ahead:
+                points.append(
+                    f"- Of the {severity} ones ({level}) more are caught than "
+                    f"quantharness's {_of(own)} by: {'; '.join(ahead)}."
+                )
+    return points
 
 
 def _reduce(entries: Sequence[dict[str, Any]]) -> str:
