@@ -24,6 +24,8 @@ class WeightEvidence:
     altered: bool = False
     #: Elements of the weight; 0: not said.
     elements: int = 0
+    #: Elements that decode to another code than the exact one; None: not shown.
+    differing: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,8 @@ class SuiteRef:
     seed: int
     #: Only so many cases, of as many different shapes as there are; 0: all.
     few: int = 0
+    #: Only a random half of the cases, the one of this number; 0: all.
+    draw: int = 0
     #: Only cases with this tag; "": all.
     select: str = ""
 

@@ -74,9 +74,12 @@ def _beyond(entry: Acknowledgement, found: CheckResult, outcome: Outcome) -> str
             return ""
         return f"{found.check} of {found.cases}, at most {entry.limit:g}"
     low = measurement.better == "higher"
-    within = (
-        measurement.value >= entry.limit if low else measurement.value <= entry.limit
-    )
+    value = measurement.value
+    if found.check == "behaviour":
+        # A share of cases: on others it varies by chance, and is worse only where its
+        # bound is.
+        value = measurement.high if low else measurement.low
+    within = value >= entry.limit if low else value <= entry.limit
     if within:
         return ""
     side = "at least" if low else "at most"
