@@ -76,7 +76,7 @@ def run(
     suites = [load_suite(path, registry) for path in find_suites(paths)]
     _unique([suite.name for suite in suites])
     return run_targets(
-        select(suites, backends, schemes),
+        select(suites, backends, schemes, nightly=history is not None),
         plugins=plugins,
         workers=workers,
         timeout=timeout,

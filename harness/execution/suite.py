@@ -35,6 +35,7 @@ _TARGET_KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "backend": str,
     "scheme": str,
     "required": bool,
+    "nightly": bool,
     "budget": dict,
 }
 _TOP_KEYS: Final = ("suite", "target", "budget", "behaviour", "scheme")
@@ -59,6 +60,8 @@ class Target:
     backend: str
     scheme: Scheme
     required: bool = False
+    #: Left out before a merge, unless its backend or scheme is asked for by name.
+    nightly: bool = False
     #: Metric -> (limit, "suite.toml:LINE"); the suite's own and the target's.
     budgets: Mapping[str, tuple[float, str]] = field(default_factory=dict)
 
@@ -271,6 +274,7 @@ class _Reader:
                 backend=table["backend"],
                 scheme=self.scheme(table["scheme"], index),
                 required=table.get("required", False),
+                nightly=table.get("nightly", False),
                 budgets={**shared, **own},
             )
             if target.name in targets:
@@ -369,8 +373,10 @@ def select(
     suites: Sequence[Suite],
     backends: Sequence[str] | None,
     schemes: Sequence[str] | None,
+    *,
+    nightly: bool = False,
 ) -> list[tuple[Suite, Target]]:
-    """The targets that the filters leave.
+    """The targets that the filters leave; those of the nightly only if asked for.
 
     Raises:
         UsageError: a filter names something no suite has, or leaves nothing.
@@ -394,6 +400,7 @@ def select(
         for suite, target in pairs
         if (not backends or target.backend in backends)
         and (not schemes or target.scheme.name in schemes)
+        and (nightly or backends or schemes or not target.nightly)
     ]
     if not chosen:
         raise UsageError("the filters leave no target: nothing would be compared")
