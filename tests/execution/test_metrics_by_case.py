@@ -37,7 +37,7 @@ def measured(kind, reference, found, *, plugged=None, budgets=(), **more):
     entries = metrics(
         described(kind), golden, {"a": {"y": found}}, plugged=plugged, budgets=budgets
     )
-    return {entry.name.removeprefix("y."): entry for entry in entries}
+    return {entry.name.removeprefix("y."): entry for entry in entries.metrics}
 
 
 def probabilities(rows, classes):
