@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from harness.backends.llama_cpp_engine import Context, LoadedModel
 from harness.backends.llama_cpp_file import (
     Written,
     gguf_kind,
@@ -20,12 +21,7 @@ from harness.backends.llama_cpp_file import (
     read_weights,
     write_model,
 )
-from harness.backends.llama_cpp_library import (
-    Context,
-    LoadedModel,
-    library,
-    library_file,
-)
+from harness.backends.llama_cpp_library import library, library_file
 from harness.backends.protocol import (
     Arithmetic,
     Artifact,
@@ -302,7 +298,7 @@ class LlamaCppSession:
             execution="native" if low else "emulated",
             determinism="exact" if self._handshake.exact else "run-to-run",
             detail=f"llama.cpp {found.version}: {plain} weights by inputs in {inputs}, "
-            f"keys and values in F16, flash attention; {self._handshake}",
+            f"keys and values in F16; {self._handshake}",
         )
 
     def precision_report(self) -> dict[str, Any]:
@@ -322,10 +318,9 @@ class LlamaCppSession:
         weights = {n: w for n, w in found.items() if isinstance(w, QuantizedTensor)}
         plain = {n: w for n, w in found.items() if not isinstance(w, QuantizedTensor)}
         inputs = sorted(weights)
-        if self._scheme is not None and self._scheme.weights is not None:
-            if self._scheme.weights.format == "fp16":
-                weights = {n: _as_fp16(w) for n, w in plain.items()}
-                plain = {}
+        stored = self._scheme.weights if self._scheme is not None else None
+        if stored is not None and stored.format == "fp16":
+            weights, plain = {n: _as_fp16(w) for n, w in plain.items()}, {}
         return Artifact(weights=weights, activations=inputs, untouched=plain)
 
 

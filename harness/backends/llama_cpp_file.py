@@ -24,7 +24,7 @@ from harness.models.export import cache_folder
 from harness.models.gguf_file import BLOCK_NAMES, OUTER_NAMES
 from harness.models.types import Model, Operator
 from harness.numerics import Quantized, find_format
-from harness.numerics.layouts.gguf import GGUF_TYPES, Q4K, read_gguf, write_gguf
+from harness.numerics.layouts.gguf import GGUF_TYPES, read_gguf, write_gguf
 from harness.schemes.apply import plan_one, quantize_weight
 from harness.schemes.ggml import KINDS, RULE
 from harness.schemes.types import Scheme, TensorScheme
@@ -33,6 +33,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Part of the cache's key: raise it when what is written changes.
 _VERSION: Final = "1"
+#: Metadata key of a file's digest.
+DIGEST: Final = "quantharness.digest"
 _NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5
 #: How a tokenizer cuts texts, as `tokenizer.json` says it -> llama.cpp's name.
 _CUTS: Final[Mapping[tuple[str, ...], str]] = {
@@ -99,22 +101,47 @@ def write_model(model: Model, scheme: Scheme | None, precision: str) -> Written:
     if precision not in _PLAIN:
         raise UnsupportedError(f"llama.cpp does not run models in {precision} here")
     config = _config(model)
-    state = _state(model)
     operators = {operator.name: operator for operator in model.operators()}
-    names = _names(state)
-    heads = _heads(config, operators)
-    tied = bool(config.get("tie_word_embeddings"))
-    if tied:
+    source = _Source(
+        config=config,
+        vocabulary=_tokens(_folder(model)),
+        state=_state(model),
+        operators=operators,
+        scheme=scheme,
+        precision=precision,
+        heads=_heads(config, operators),
+    )
+    names = _names(source.state)
+    if config.get("tie_word_embeddings"):
         names.pop("lm_head", None)
-    vocabulary = _tokens(_folder(model))
-    digest = _digest(config, vocabulary, operators, state, scheme, precision)
+    digest = _digest(source)
     file = cache_folder() / "llama.cpp" / f"{model.name}-{digest[:40]}.gguf"
-    kept = {name: tensor for name, tensor in names.items() if name in operators}
-    found = Written(file, digest, kept, heads)
     if not file.is_file():
-        tensors = _tensors(names, operators, state, scheme, heads, precision)
-        _write(file, config, vocabulary, tensors, digest, model)
-    return found
+        _write(file, source, names, digest, model.name)
+    kept = {name: tensor for name, tensor in names.items() if name in operators}
+    return Written(file, digest, kept, source.heads)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Source:
+    """Everything that a file is made of."""
+
+    config: Mapping[str, Any]
+    vocabulary: _Vocabulary
+    #: Every tensor of the module by name, float32.
+    state: Mapping[str, Array]
+    operators: Mapping[str, Operator]
+    scheme: Scheme | None
+    precision: str
+    #: Operator -> heads, where llama.cpp interleaves their rows.
+    heads: Mapping[str, int]
+
+    def quantizes(self, name: str) -> bool:
+        """Whether the scheme quantizes the weight of that name."""
+        operator = self.operators.get(name)
+        if operator is None or self.scheme is None:
+            return False
+        return plan_one(self.scheme, operator).weights
 
 
 def _folder(model: Model) -> Path:
@@ -196,31 +223,25 @@ def halves(rows: Array, heads: int) -> Array:
 
 
 def _tensors(
-    names: Mapping[str, str],
-    operators: Mapping[str, Operator],
-    state: Mapping[str, Array],
-    scheme: Scheme | None,
-    heads: Mapping[str, int],
-    precision: str,
+    source: _Source, names: Mapping[str, str]
 ) -> Iterator[tuple[str, Array, str]]:
     """llama.cpp's name, array or bytes, GGUF type."""
     for name, theirs in names.items():
-        values = state[f"{name}.weight"]
-        if name in operators:
-            values = np.asarray(operators[name].weight, np.float32)
-        quantized = name in operators and scheme is not None
-        quantized = quantized and plan_one(scheme, operators[name]).weights  # type: ignore[arg-type]
-        kind = "F32" if values.ndim == 1 else _PLAIN[precision]
-        if quantized:
-            assert scheme is not None and scheme.weights is not None  # sanity check
+        values = source.state[f"{name}.weight"]
+        if name in source.operators:
+            values = np.asarray(source.operators[name].weight, np.float32)
+        kind = "F32" if values.ndim == 1 else _PLAIN[source.precision]
+        scheme = source.scheme
+        if source.quantizes(name) and scheme is not None and scheme.weights is not None:
             kind = gguf_kind(scheme.weights)
         if kind in GGUF_TYPES:
             assert scheme is not None  # sanity check
-            array = write_gguf(quantize_weight(operators[name], scheme), kind)
+            quantized = quantize_weight(source.operators[name], scheme)
+            array = write_gguf(quantized, kind)
         else:
             array = values.astype(np.float16 if kind == "F16" else np.float32)
-        if name in heads:
-            array = interleaved(array, heads[name])
+        if name in source.heads:
+            array = interleaved(array, source.heads[name])
         yield theirs, array, kind
 
 
@@ -265,34 +286,24 @@ def _tokens(folder: Path) -> _Vocabulary:
     return _Vocabulary(tokens, types, merges, _CUTS[cut], text)
 
 
-def _digest(
-    config: Mapping[str, Any],
-    vocabulary: _Vocabulary,
-    operators: Mapping[str, Operator],
-    state: Mapping[str, Array],
-    scheme: Scheme | None,
-    precision: str,
-) -> str:
+def _digest(source: _Source) -> str:
     """Of everything that goes into the file."""
+    scheme = source.scheme
     weights = scheme and (scheme.weights, scheme.keep)
-    head = [_VERSION, precision, repr(weights), json.dumps(config, sort_keys=True)]
+    config = json.dumps(source.config, sort_keys=True)
+    head = [_VERSION, source.precision, repr(weights), config]
     digest = hashlib.sha256("\n".join(head).encode())
-    digest.update(repr(vocabulary).encode())
-    for name in sorted(state):
-        operator = operators.get(name.removesuffix(".weight"))
-        values = state[name] if operator is None else operator.weight
+    digest.update(repr(source.vocabulary).encode())
+    for name in sorted(source.state):
+        operator = source.operators.get(name.removesuffix(".weight"))
+        values = source.state[name] if operator is None else operator.weight
         digest.update(name.encode())
-        digest.update(memoryview(np.ascontiguousarray(values, np.float32)).cast("B"))
+        digest.update(np.ascontiguousarray(values, np.float32).data.cast("B"))
     return digest.hexdigest()
 
 
 def _write(
-    file: Path,
-    config: Mapping[str, Any],
-    vocabulary: _Vocabulary,
-    tensors: Iterator[tuple[str, Array, str]],
-    digest: str,
-    model: Model,
+    file: Path, source: _Source, names: Mapping[str, str], digest: str, name: str
 ) -> None:
     try:
         from gguf import GGMLQuantizationType, GGUFWriter
@@ -303,13 +314,12 @@ def _write(
     os.close(handle)
     try:
         writer = GGUFWriter(temporary, "llama")
-        writer.add_name(model.name)
-        writer.add_string("quantharness.digest", digest)
-        _write_config(writer, config)
-        _write_vocabulary(writer, config, vocabulary)
-        for name, array, kind in tensors:
-            raw = GGMLQuantizationType[kind]
-            writer.add_tensor(name, array, raw_dtype=raw)
+        writer.add_name(name)
+        writer.add_string(DIGEST, digest)
+        _write_config(writer, source.config)
+        _write_vocabulary(writer, source.config, source.vocabulary)
+        for theirs, array, kind in _tensors(source, names):
+            writer.add_tensor(theirs, array, raw_dtype=GGMLQuantizationType[kind])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -382,9 +392,7 @@ def read_weights(written: Written) -> dict[str, QuantizedTensor | Array]:
             found[name] = data.astype(np.float32)
             continue
         stored = read_gguf(data, kind)
-        assert isinstance(stored, Quantized) and not isinstance(
-            stored, Q4K
-        )  # sanity check
+        assert isinstance(stored, Quantized)  # sanity check: no Q4_K is written
         scales = np.abs(np.asarray(stored.scales))
         found[name] = QuantizedTensor(
             format=stored.format,

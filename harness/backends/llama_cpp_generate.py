@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from harness.backends.llama_cpp_library import Context
+from harness.backends.llama_cpp_engine import Context
 from harness.backends.protocol import Generated, Request
 from harness.backends.sampling import choose
 

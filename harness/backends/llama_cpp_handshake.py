@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from harness.backends.llama_cpp_file import Written
-from harness.backends.llama_cpp_library import Context, LoadedModel
+from harness.backends.llama_cpp_engine import Context, LoadedModel
+from harness.backends.llama_cpp_file import DIGEST, Written
+from harness.backends.llama_cpp_observe import Census
 from harness.errors import BackendError
 from harness.models.types import Model
 
@@ -38,12 +40,20 @@ class Handshake:
     exact: bool
     repeat: float
     pieces: float
+    #: Type of a weight as its kernel gets it -> products with such weights.
+    products: Mapping[str, int]
+    #: Whether attention is fused.
+    flash: bool
 
     def __str__(self) -> str:
         again = (
             "the same bits again" if self.exact else f"again off by {self.repeat:.2g}"
         )
+        products = ", ".join(
+            f"{count} products of {kind}" for kind, count in self.products.items()
+        )
         return (
+            f"{products}; {'fused' if self.flash else 'plain'} attention; "
             f"{self.texts} known texts have the same tokens, {again}, token by token "
             f"off by {self.pieces:.2g}"
         )
@@ -89,7 +99,7 @@ def _texts(model: Model) -> tuple[str, ...]:
 
 
 def _check_identity(loaded: LoadedModel, model: Model, written: Written) -> None:
-    digest = loaded.about("quantharness.digest")
+    digest = loaded.about(DIGEST)
     if digest != written.digest:
         raise BackendError(
             f"{written.file}: holds digest={digest or 'none'}, but should be "
@@ -106,17 +116,21 @@ def _check_identity(loaded: LoadedModel, model: Model, written: Written) -> None
 def _aligned(loaded: LoadedModel, ids: Array, texts: int) -> Handshake:
     """A row of logits belongs to the prefix that ends there, and to no neighbour."""
     count = len(ids)
+    census = Census()
+    watched = Context(loaded, sequences=1, length=256, watch=census)
     context = Context(loaded, sequences=1, length=256)
     try:
         owner, every = np.zeros(count, np.int32), np.ones(count, bool)
         whole = context.decode(ids, np.arange(count), owner, every)
         context.clear()
         again = context.decode(ids, np.arange(count), owner, every)
+        watched.decode(ids[:1], [0], [0], [True])
         context.clear()
         single = np.concatenate(
             [context.decode(ids[i : i + 1], [i], [0], [True]) for i in range(count)]
         )
     finally:
+        watched.close()
         context.close()
     if not np.isfinite(whole).all():
         raise BackendError("llama.cpp gives logits that are not finite")
@@ -134,4 +148,6 @@ def _aligned(loaded: LoadedModel, ids: Array, texts: int) -> Handshake:
         exact=bool(np.array_equal(whole, again)),
         repeat=float(np.abs(whole - again).max()),
         pieces=float(pieces),
+        products=dict(sorted(census.products.items())),
+        flash=census.flash > 0,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from harness.backends.llama_cpp_library import Tensor, library
+from harness.backends.llama_cpp_library import library
+from harness.backends.llama_cpp_types import Tensor
 from harness.errors import UnsupportedError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -28,6 +30,28 @@ class Product:
     def arrays(self) -> tuple[Array, Array]:
         """Its input (rows, in) and output (rows, out), float32, copied."""
         return _matrix(_tensor(self.node.src[1])), _matrix(self.node)
+
+
+class Census:
+    """Counts, of one run of a graph, what multiplies what; stops nothing.
+
+    Attributes:
+        products: type of a named weight, as the kernel gets it -> how many.
+        flash: nodes of fused attention.
+    """
+
+    def __init__(self) -> None:
+        self.products: Counter[str] = Counter()
+        self.flash = 0
+
+    def __call__(self, address: int, asked: bool) -> bool:
+        """Note the node; it is not wanted after it ran."""
+        found = product(address)
+        if found is not None:
+            kind = library().c.ggml_type_name(_tensor(found.node.src[0]).type)
+            self.products[kind.decode()] += 1
+        self.flash += library().c.ggml_op_desc(address) == b"FLASH_ATTN_EXT"
+        return not asked
 
 
 def product(address: int) -> Product | None:

@@ -140,4 +140,4 @@ def _design_effect(below: Any, owner: Any) -> float:
         return 1.0
     residual = (hits - share * sizes) / total
     variance = float((residual**2).sum()) * count / (count - 1)
-    return max(1.0, variance * total / (share * (1 - share)))
+    return max(1.0, float(variance * total / (share * (1 - share))))
