@@ -49,6 +49,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 INPUTS: Final = TensorScheme(
     format="int8", granularity="block", block=32, dynamic=True, rule=RULE
 )
+#: And of the input of an F16 weight.
+FP16: Final = TensorScheme(format="fp16", granularity="tensor")
 #: A context's length is a multiple of this, so that few are made.
 _STEP: Final = 256
 
@@ -60,13 +62,18 @@ class LlamaCppBackend:
         precision: of an unquantized model: "fp16" or "fp32".
         name: registered under it.
         extra_buffers: let llama.cpp repack weights for this processor, its default.
+        fused: whether attention is one fused operator; None: llama.cpp decides.
     """
 
     variants: ClassVar = {
         "plain": Variant(
             summary="weights as the file has them, not repacked for the processor",
             options={"extra_buffers": False},
-        )
+        ),
+        "unfused": Variant(
+            summary="attention written out instead of fused (`--flash-attn off`)",
+            options={"fused": False},
+        ),
     }
 
     def __init__(
@@ -75,10 +82,12 @@ class LlamaCppBackend:
         *,
         name: str = "llama.cpp",
         extra_buffers: bool = True,
+        fused: bool | None = None,
     ) -> None:
         self.name = name
         self.precision = precision
         self.extra_buffers = extra_buffers
+        self.fused = fused
 
     def probe(self) -> Availability:
         """Whether xllamacpp is installed, and its C interface the one that is known."""
@@ -106,12 +115,11 @@ class LlamaCppBackend:
                 )
             kind = gguf_kind(scheme.weights)
             inputs = scheme.activations
-            if inputs is not None and (kind == "F16" or inputs != INPUTS):
+            own = FP16 if kind == "F16" else INPUTS
+            if inputs not in (None, own):
                 raise UnsupportedError(
-                    f"llama.cpp multiplies {kind} with inputs in "
-                    f"{'F16' if kind == 'F16' else 'Q8_0'}, not {inputs.format}: give "
-                    "the scheme activations = { format = "
-                    f'"int8", granularity = "block", block = 32, rule = "{RULE}" }}'
+                    f"llama.cpp multiplies {kind} with inputs as {_toml(own)}: give "
+                    f"{scheme.name} these activations"
                 )
         except UnsupportedError as error:
             return Support(supported=False, reason=str(error))
@@ -139,11 +147,18 @@ class LlamaCppBackend:
         written = write_model(model, scheme, self.precision)
         loaded = LoadedModel(written.file, extra_buffers=self.extra_buffers)
         try:
-            found = shake_hands(loaded, model, written)
+            found = shake_hands(loaded, model, written, fused=self.fused)
         except BaseException:
             loaded.close()
             raise
-        return LlamaCppSession(loaded, written, found, scheme, self.precision)
+        return LlamaCppSession(
+            loaded,
+            written,
+            found,
+            scheme=scheme,
+            precision=self.precision,
+            fused=self.fused,
+        )
 
 
 class LlamaCppSession:
@@ -155,6 +170,7 @@ class LlamaCppSession:
         handshake: what was found of it on loading.
         scheme: None for the reference.
         precision: of what is not quantized.
+        fused: whether attention is one fused operator; None: llama.cpp decides.
     """
 
     def __init__(
@@ -162,14 +178,17 @@ class LlamaCppSession:
         model: LoadedModel,
         written: Written,
         handshake: Handshake,
+        *,
         scheme: Scheme | None,
         precision: str,
+        fused: bool | None,
     ) -> None:
         self._model = model
         self._written = written
         self._handshake = handshake
         self._scheme = scheme
         self._precision = precision
+        self._fused = fused
         self._ours = {theirs: ours for ours, theirs in written.names.items()}
         self._context: Context | None = None
         self._watching: Context | None = None
@@ -243,6 +262,7 @@ class LlamaCppSession:
             self._model,
             sequences=sequences,
             length=rounded,
+            fused=self._fused,
             watch=self._watch if capture else None,
         )
         if capture:
@@ -290,11 +310,12 @@ class LlamaCppSession:
         low = kind in GGUF_TYPES
         plain = kind or {"fp16": "F16", "fp32": "F32"}[self._precision]
         inputs = "Q8_0" if low else plain
+        asked = self._scheme is not None and self._scheme.activations is not None
         found = library()
         return Arithmetic(
             accumulate="fp32",
             output="fp32",
-            operands="fp16" if plain == "F16" else "fp32",
+            operands="fp16" if plain == "F16" and not asked else "fp32",
             execution="native" if low else "emulated",
             determinism="exact" if self._handshake.exact else "run-to-run",
             detail=f"llama.cpp {found.version}: {plain} weights by inputs in {inputs}, "
@@ -318,10 +339,21 @@ class LlamaCppSession:
         weights = {n: w for n, w in found.items() if isinstance(w, QuantizedTensor)}
         plain = {n: w for n, w in found.items() if not isinstance(w, QuantizedTensor)}
         inputs = sorted(weights)
-        stored = self._scheme.weights if self._scheme is not None else None
-        if stored is not None and stored.format == "fp16":
+        scheme = self._scheme
+        if scheme and scheme.weights and scheme.weights.format == "fp16":
             weights, plain = {n: _as_fp16(w) for n, w in plain.items()}, {}
+            inputs = sorted(weights) if scheme.activations else []
         return Artifact(weights=weights, activations=inputs, untouched=plain)
+
+
+def _toml(tensor: TensorScheme) -> str:
+    """As a suite writes it."""
+    block = f", block = {tensor.block}" if tensor.block else ""
+    rule = f', rule = "{tensor.rule}"' if tensor.rule else ""
+    return (
+        f'{{ format = "{tensor.format}", granularity = "{tensor.granularity}"'
+        f"{block}{rule} }}"
+    )
 
 
 def _as_fp16(values: Array) -> QuantizedTensor:

@@ -93,6 +93,7 @@ class Context:
         model: loaded.
         sequences: that run at the same time.
         length: most tokens of each.
+        fused: whether attention is one fused operator; None: llama.cpp decides.
         watch: told of every node of the graph; None: nobody.
 
     Raises:
@@ -105,6 +106,7 @@ class Context:
         *,
         sequences: int,
         length: int,
+        fused: bool | None = None,
         watch: Watch | None = None,
     ) -> None:
         self._library = library()
@@ -120,6 +122,8 @@ class Context:
         parameters.n_outputs_max = parameters.n_batch
         parameters.n_outputs_max_per_seq = parameters.n_batch
         parameters.n_threads = parameters.n_threads_batch = threads()
+        if fused is not None:
+            parameters.flash_attn_type = int(fused)
         self._watch: Any = None
         if watch is not None:
             self._watch = WATCH(lambda tensor, ask, _: watch(tensor, ask))

@@ -59,7 +59,9 @@ class Handshake:
         )
 
 
-def shake_hands(loaded: LoadedModel, model: Model, written: Written) -> Handshake:
+def shake_hands(
+    loaded: LoadedModel, model: Model, written: Written, *, fused: bool | None = None
+) -> Handshake:
     """Check identity, tokenizer and alignment; measure what repeating changes.
 
     Raises:
@@ -86,7 +88,7 @@ def shake_hands(loaded: LoadedModel, model: Model, written: Written) -> Handshak
                 f"{ours[at : at + 4]}: it is another tokenizer"
             )
     ids = np.asarray(tokenizer.encode(TEXTS[0]))
-    return _aligned(loaded, ids, len(texts))
+    return _aligned(loaded, ids, len(texts), fused=fused)
 
 
 def _texts(model: Model) -> tuple[str, ...]:
@@ -113,12 +115,14 @@ def _check_identity(loaded: LoadedModel, model: Model, written: Written) -> None
         )
 
 
-def _aligned(loaded: LoadedModel, ids: Array, texts: int) -> Handshake:
+def _aligned(
+    loaded: LoadedModel, ids: Array, texts: int, *, fused: bool | None
+) -> Handshake:
     """A row of logits belongs to the prefix that ends there, and to no neighbour."""
     count = len(ids)
     census = Census()
-    watched = Context(loaded, sequences=1, length=256, watch=census)
-    context = Context(loaded, sequences=1, length=256)
+    watched = Context(loaded, sequences=1, length=256, fused=fused, watch=census)
+    context = Context(loaded, sequences=1, length=256, fused=fused)
     try:
         owner, every = np.zeros(count, np.int32), np.ones(count, bool)
         whole = context.decode(ids, np.arange(count), owner, every)
