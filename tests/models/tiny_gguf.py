@@ -23,7 +23,14 @@ def byte_letters() -> list[str]:
     return [letters[byte] for byte in range(256)]
 
 
-def write_gguf(path: Path, *, seed: int = 0, template: str | None = TEMPLATE, **fields):
+def write_gguf(
+    path: Path,
+    *,
+    seed: int = 0,
+    template: str | None = TEMPLATE,
+    inner: int = INNER,
+    **fields,
+):
     """Write the file; `fields` replace strings of its metadata."""
     from gguf import GGUFWriter
 
@@ -32,7 +39,7 @@ def write_gguf(path: Path, *, seed: int = 0, template: str | None = TEMPLATE, **
     writer.add_context_length(256)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
+    writer.add_feed_forward_length(inner)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
@@ -46,7 +53,7 @@ def write_gguf(path: Path, *, seed: int = 0, template: str | None = TEMPLATE, **
     writer.add_eos_token_id(2)
     if template is not None:
         writer.add_chat_template(template)
-    for name, array in weights(len(tokens), seed).items():
+    for name, array in weights(len(tokens), seed, inner).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -54,7 +61,7 @@ def write_gguf(path: Path, *, seed: int = 0, template: str | None = TEMPLATE, **
     writer.close()
 
 
-def weights(vocabulary: int, seed: int) -> dict[str, np.ndarray]:
+def weights(vocabulary: int, seed: int, inner: int = INNER) -> dict[str, np.ndarray]:
     """Random weights under llama.cpp's names."""
     draw = np.random.default_rng(seed)
 
@@ -74,9 +81,9 @@ def weights(vocabulary: int, seed: int) -> dict[str, np.ndarray]:
             "attn_v": matrix(small, HIDDEN),
             "attn_output": matrix(HIDDEN, HIDDEN),
             "ffn_norm": np.ones(HIDDEN, np.float32),
-            "ffn_gate": matrix(INNER, HIDDEN),
-            "ffn_up": matrix(INNER, HIDDEN),
-            "ffn_down": matrix(HIDDEN, INNER),
+            "ffn_gate": matrix(inner, HIDDEN),
+            "ffn_up": matrix(inner, HIDDEN),
+            "ffn_down": matrix(HIDDEN, inner),
         }
         found |= {f"blk.{layer}.{name}.weight": array for name, array in block.items()}
     return found
