@@ -111,7 +111,7 @@ def clustered_quantile(
     Raises:
         ValueError: no rows at all.
     """
-    values = np.concatenate([np.asarray(r, np.float64) for r in rows])
+    values = np.concatenate([np.zeros(0), *(np.asarray(r, np.float64) for r in rows)])
     if not values.size:
         msg = "a quantile of no rows"
         raise ValueError(msg)
