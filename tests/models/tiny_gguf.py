@@ -29,14 +29,16 @@ def write_gguf(
     seed: int = 0,
     template: str | None = TEMPLATE,
     inner: int = INNER,
+    context: int = 256,
+    arrays: dict[str, np.ndarray] | None = None,
     **fields,
 ):
-    """Write the file; `fields` replace strings of its metadata."""
+    """Write the file; `arrays` replace weights, `fields` strings of its metadata."""
     from gguf import GGUFWriter
 
     tokens = [*SPECIAL, *byte_letters(), "he", "ll"]
     writer = GGUFWriter(str(path), fields.get("architecture", "llama"))
-    writer.add_context_length(256)
+    writer.add_context_length(context)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(inner)
@@ -53,7 +55,7 @@ def write_gguf(
     writer.add_eos_token_id(2)
     if template is not None:
         writer.add_chat_template(template)
-    for name, array in weights(len(tokens), seed, inner).items():
+    for name, array in {**weights(len(tokens), seed, inner), **(arrays or {})}.items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
