@@ -19,7 +19,7 @@ from harness.backends.protocol import Request
 from harness.backends.registry import load_registry
 from harness.backends.torch_backend import TorchBackend
 from harness.compare.explained import Explained
-from harness.errors import BackendError, UnsupportedError
+from harness.errors import BackendError, CasesError, UnsupportedError
 from harness.execution.metamorphic import ask_again
 from harness.models.load import load_model
 from harness.models.types import Case
@@ -349,6 +349,21 @@ def test_a_closed_session(model):
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("QUANTHARNESS_CACHE", str(tmp_path))
+
+
+def test_a_model_without_a_chat_template(folder, own_cache):
+    """It runs on texts; a prompt, which would need the template, is refused."""
+    write_gguf(folder / "bare.gguf", seed=3, inner=64, template=None)
+    bare = load_model("bare.gguf", folder)
+    session = LlamaCppBackend().load(bare, scheme("Q8_0"))
+    logits = session.run(inputs(bare))["logits"]
+    texts = session.handshake.texts
+    session.close()
+
+    assert np.isfinite(logits).all()
+    assert 3 == texts
+    with pytest.raises(CasesError, match="no chat template"):
+        bare.prompt_tokens({"prompt": TEXT})
 
 
 def test_a_truncated_file(model, own_cache):
