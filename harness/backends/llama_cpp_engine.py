@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ class Context:
         model: loaded.
         sequences: that run at the same time.
         length: most tokens of each.
+        outputs: most rows of logits that a batch gives; None: one for each token.
         fused: whether attention is one fused operator; None: llama.cpp decides.
         watch: told of every node of the graph; None: nobody.
 
@@ -106,6 +107,7 @@ class Context:
         *,
         sequences: int,
         length: int,
+        outputs: int | None = None,
         fused: bool | None = None,
         watch: Watch | None = None,
     ) -> None:
@@ -119,8 +121,10 @@ class Context:
         parameters.n_batch = min(parameters.n_batch, parameters.n_ctx)
         parameters.n_ubatch = min(parameters.n_ubatch, parameters.n_batch)
         parameters.n_seq_max = sequences
-        parameters.n_outputs_max = parameters.n_batch
-        parameters.n_outputs_max_per_seq = parameters.n_batch
+        # llama.cpp keeps room for so many rows, each as wide as the vocabulary.
+        most = min(outputs or parameters.n_batch, parameters.n_batch)
+        parameters.n_outputs_max = parameters.n_outputs_max_per_seq = most
+        self.outputs = most
         parameters.n_threads = parameters.n_threads_batch = threads()
         if fused is not None:
             parameters.flash_attn_type = int(fused)
@@ -154,6 +158,11 @@ class Context:
             self._library.c.llama_free(self.handle)
             self.handle = None
 
+    def fits(self, sequences: int, length: int, outputs: int) -> bool:
+        """Whether as many sequences, and enough tokens and rows of logits, fit."""
+        enough = self.length >= length and self.outputs >= min(outputs, self.batch)
+        return self.sequences == sequences and enough
+
     def clear(self) -> None:
         """Forget every sequence."""
         c = self._library.c
@@ -185,16 +194,36 @@ class Context:
         Raises:
             BackendError: llama.cpp fails.
         """
-        parts = [
-            self._decode(*(np.asarray(a)[start : start + self.batch] for a in arrays))
-            for arrays in [(tokens, places, sequences, wanted)]
-            for start in range(0, len(tokens), self.batch)
-        ]
+        parts = list(self.stream(tokens, places, sequences, wanted, rows=self.batch))
+        if not parts:
+            return np.empty((0, self._model.vocabulary), np.float32)
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _decode(
+    def stream(
+        self,
+        tokens: Sequence[int] | Array,
+        places: Sequence[int] | Array,
+        sequences: Sequence[int] | Array,
+        wanted: Sequence[bool] | Array,
+        *,
+        rows: int,
+    ) -> Iterator[Array]:
+        """The same, at most `rows` rows at a time, in the order of the tokens.
+
+        Raises:
+            BackendError: llama.cpp fails.
+        """
+        arrays = [np.asarray(a) for a in (tokens, places, sequences, wanted)]
+        for start in range(0, len(arrays[0]), self.batch):
+            part = [array[start : start + self.batch] for array in arrays]
+            self._submit(*part)
+            indices = np.flatnonzero(part[-1])
+            for first in range(0, len(indices), rows):
+                yield self._read(indices[first : first + rows])
+
+    def _submit(
         self, tokens: Array, places: Array, sequences: Array, wanted: Array
-    ) -> Array:
+    ) -> None:
         count = len(tokens)
         ids, where, owner = (
             np.ascontiguousarray(a, dtype=np.int32) for a in (tokens, places, sequences)
@@ -216,8 +245,10 @@ class Context:
                 f"llama.cpp does not decode {count} tokens: status {status} "
                 f"{self._library.said()}"
             )
+
+    def _read(self, rows: Array) -> Array:
+        """Copies of the logits after some tokens of the last batch."""
         width = self._model.vocabulary
-        rows = np.flatnonzero(flags)
         found = np.empty((len(rows), width), np.float32)
         for index, row in enumerate(rows.tolist()):
             pointer = self._library.c.llama_get_logits_ith(self.handle, row)

@@ -18,6 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from harness.backends.llama_cpp_vocabulary import (
+    Vocabulary,
+    read_vocabulary,
+    write_vocabulary,
+)
 from harness.backends.protocol import QuantizedTensor
 from harness.errors import MissingExtraError, UnsupportedError
 from harness.models.export import cache_folder
@@ -35,12 +40,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _VERSION: Final = "1"
 #: Metadata key of a file's digest.
 DIGEST: Final = "quantharness.digest"
-_NORMAL, _CONTROL, _USER, _UNUSED = 1, 3, 4, 5
-#: How a tokenizer cuts texts, as `tokenizer.json` says it -> llama.cpp's name.
-_CUTS: Final[Mapping[tuple[str, ...], str]] = {
-    ("Digits", "ByteLevel"): "smollm",
-    ("ByteLevel",): "gpt-2",
-}
 _PLAIN: Final[Mapping[str, str]] = {"fp16": "F16", "fp32": "F32"}
 
 
@@ -104,7 +103,7 @@ def write_model(model: Model, scheme: Scheme | None, precision: str) -> Written:
     operators = {operator.name: operator for operator in model.operators()}
     source = _Source(
         config=config,
-        vocabulary=_tokens(_folder(model)),
+        vocabulary=read_vocabulary(_folder(model)),
         state=_state(model),
         operators=operators,
         scheme=scheme,
@@ -127,7 +126,7 @@ class _Source:
     """Everything that a file is made of."""
 
     config: Mapping[str, Any]
-    vocabulary: _Vocabulary
+    vocabulary: Vocabulary
     #: Every tensor of the module by name, float32.
     state: Mapping[str, Array]
     operators: Mapping[str, Operator]
@@ -245,47 +244,6 @@ def _tensors(
         yield theirs, array, kind
 
 
-@dataclass(frozen=True)
-class _Vocabulary:
-    tokens: list[str]
-    types: list[int]
-    merges: list[str]
-    cut: str
-    template: str
-
-
-def _tokens(folder: Path) -> _Vocabulary:
-    """What `tokenizer.json` says, in GGUF's terms.
-
-    Raises:
-        UnsupportedError: no byte-level BPE, or one that cuts texts in another way.
-    """
-    file = folder / "tokenizer.json"
-    made = json.loads(file.read_text(encoding="utf-8"))
-    before = made.get("pre_tokenizer") or {}
-    parts = before.get("pretokenizers", [before])
-    cut = tuple(str(part.get("type")) for part in parts)
-    if made["model"].get("type") != "BPE" or cut not in _CUTS:
-        raise UnsupportedError(
-            f"{file}: a {made['model'].get('type')} tokenizer that cuts texts by {cut} "
-            "is not known to be one of llama.cpp's"
-        )
-    ids: dict[str, int] = made["model"]["vocab"]
-    added = {entry["id"]: entry for entry in made.get("added_tokens", ())}
-    size = max([*ids.values(), *added]) + 1
-    tokens = [f"[UNUSED{index}]" for index in range(size)]
-    types = [_UNUSED] * size
-    for token, index in ids.items():
-        tokens[index], types[index] = token, _NORMAL
-    for index, entry in added.items():
-        tokens[index] = entry["content"]
-        types[index] = _CONTROL if entry.get("special") else _USER
-    merges = [m if isinstance(m, str) else " ".join(m) for m in made["model"]["merges"]]
-    template = folder / "chat_template.jinja"
-    text = template.read_text(encoding="utf-8") if template.is_file() else ""
-    return _Vocabulary(tokens, types, merges, _CUTS[cut], text)
-
-
 def _digest(source: _Source) -> str:
     """Of everything that goes into the file."""
     scheme = source.scheme
@@ -317,7 +275,7 @@ def _write(
         writer.add_name(name)
         writer.add_string(DIGEST, digest)
         _write_config(writer, source.config)
-        _write_vocabulary(writer, source.config, source.vocabulary)
+        write_vocabulary(writer, source.config, source.vocabulary)
         for theirs, array, kind in _tensors(source, names):
             writer.add_tensor(theirs, array, raw_dtype=GGMLQuantizationType[kind])
         writer.write_header_to_file()
@@ -346,30 +304,6 @@ def _write_config(writer: Any, config: Mapping[str, Any]) -> None:
     writer.add_rope_dimension_count(int(config.get("head_dim") or hidden // heads))
     writer.add_rope_freq_base(float(theta))
     writer.add_vocab_size(int(config["vocab_size"]))
-
-
-def _write_vocabulary(
-    writer: Any, config: Mapping[str, Any], vocabulary: _Vocabulary
-) -> None:
-    size = int(config["vocab_size"])
-    missing = size - len(vocabulary.tokens)
-    if missing < 0:
-        raise UnsupportedError(
-            f"the tokenizer has {len(vocabulary.tokens)} tokens, but the model "
-            f"vocab_size={size}"
-        )
-    more = [f"[PAD{index}]" for index in range(missing)]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(vocabulary.cut)
-    writer.add_token_list([*vocabulary.tokens, *more])
-    writer.add_token_types([*vocabulary.types, *[_UNUSED] * missing])
-    writer.add_token_merges(vocabulary.merges)
-    for key in ("bos", "eos"):
-        value = config.get(f"{key}_token_id")
-        if isinstance(value, int):
-            getattr(writer, f"add_{key}_token_id")(value)
-    if vocabulary.template:
-        writer.add_chat_template(vocabulary.template)
 
 
 def read_weights(written: Written) -> dict[str, QuantizedTensor | Array]:

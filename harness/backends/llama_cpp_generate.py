@@ -35,7 +35,7 @@ class _Row:
 
 
 def generate(
-    room: Callable[[int, int], Context],
+    room: Callable[[int, int, int], Context],
     requests: Sequence[Request],
     *,
     end: int,
@@ -44,7 +44,7 @@ def generate(
     """Continue every prompt, greedily or by seeded sampling as on any backend.
 
     Args:
-        room: gives a context for so many sequences of so many tokens.
+        room: gives a context for so many sequences, tokens of each, rows of logits.
         requests: prompts with at least one token each.
         end: the token that ends a reply; negative: none does.
         batch: most prompts at a time.
@@ -54,7 +54,7 @@ def generate(
     while left:
         count = max(1, min(batch, len(left), MOST_TOKENS // _length(left[0])))
         group = [_Row(request, index) for index, request in enumerate(left[:count])]
-        _run(room(count, _length(left[0])), group, end)
+        _run(room(count, _length(left[0]), count), group, end)
         left = left[count:]
         for row in group:
             found[row.request.name] = Generated(
