@@ -20,7 +20,8 @@ from harness.execution.run_folder import (
     read_report,
     write_report,
 )
-from harness.execution.suite import Suite, Target, find_suites, load_suite, select
+from harness.execution.selection import select
+from harness.execution.suite import Suite, Target, find_suites, load_suite
 from harness.golden.environment import differences, environment
 from harness.history import load
 from harness.history.nights import Nights

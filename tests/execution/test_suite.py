@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ConfigError, UsageError
-from harness.execution.suite import find_suites, load_suite, select
+from harness.execution.selection import select
+from harness.execution.suite import find_suites, load_suite
 
 GOOD = """\
 [suite]
