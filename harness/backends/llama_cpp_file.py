@@ -38,6 +38,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Part of the cache's key: raise it when what is written changes.
 _VERSION: Final = "1"
+#: Files that stay in the cache.
+KEPT: Final = 12
 #: Metadata key of a file's digest.
 DIGEST: Final = "quantharness.digest"
 _PLAIN: Final[Mapping[str, str]] = {"fp16": "F16", "fp32": "F32"}
@@ -115,8 +117,13 @@ def write_model(model: Model, scheme: Scheme | None, precision: str) -> Written:
         names.pop("lm_head", None)
     digest = _digest(source)
     file = cache_folder() / "llama.cpp" / f"{model.name}-{digest[:40]}.gguf"
-    if not file.is_file():
+    if file.is_file():
+        # Used now: `_forget` takes those that were not for longest.
+        with contextlib.suppress(OSError):
+            os.utime(file)
+    else:
         _write(file, source, names, digest, model.name)
+        _forget(file.parent)
     kept = {name: tensor for name, tensor in names.items() if name in operators}
     return Written(file, digest, kept, source.heads)
 
@@ -258,6 +265,14 @@ def _digest(source: _Source) -> str:
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(values, np.float32).data.cast("B"))
     return digest.hexdigest()
+
+
+def _forget(folder: Path) -> None:
+    """Remove the files that were not used for longest: a bisection writes many."""
+    files = sorted(folder.glob("*.gguf"), key=lambda f: f.stat().st_mtime)
+    for file in files[:-KEPT]:
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 def _write(

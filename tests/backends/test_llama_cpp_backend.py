@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,11 @@ import sys
 import numpy as np
 import pytest
 
-from harness.backends import llama_cpp_engine, llama_cpp_library
+from harness.backends import (
+    llama_cpp_engine,
+    llama_cpp_file,
+    llama_cpp_library,
+)
 from harness.backends.llama_cpp_backend import INPUTS, LlamaCppBackend
 from harness.backends.llama_cpp_file import DIGEST, write_model
 from harness.backends.llama_cpp_observe import product
@@ -373,6 +378,21 @@ def test_a_truncated_file(model, own_cache):
 
     with pytest.raises(BackendError, match=r"does not load .*\.gguf: .*"):
         LlamaCppBackend().load(model, scheme("Q8_0"))
+
+
+def test_the_cache_keeps_what_was_used_last(model, own_cache, monkeypatch):
+    """A third file takes the place of the one that was not used for longest."""
+    monkeypatch.setattr(llama_cpp_file, "KEPT", 2)
+    kinds = ("Q8_0", "Q4_0")
+    first, second = (write_model(model, scheme(k), "fp16").file for k in kinds)
+    for file, age in ((first, 50), (second, 90)):
+        os.utime(file, (file.stat().st_mtime - age,) * 2)
+    assert write_model(model, scheme("Q4_0"), "fp16").file == second
+    third = write_model(model, scheme("MXFP4"), "fp16").file
+
+    assert not first.exists()
+    assert second.exists()
+    assert third.exists()
 
 
 def test_another_model_s_file(model, own_cache, folder):
