@@ -129,8 +129,10 @@ class Context:
         if fused is not None:
             parameters.flash_attn_type = int(fused)
         self._watch: Any = None
+        #: What a watcher raised while the graph ran.
+        self._raised: Exception | None = None
         if watch is not None:
-            self._watch = WATCH(lambda tensor, ask, _: watch(tensor, ask))
+            self._watch = WATCH(self._guarded(watch))
             parameters.cb_eval = ctypes.cast(self._watch, ctypes.c_void_p)
         self.handle = c.llama_init_from_model(model.handle, parameters)
         if not self.handle:
@@ -140,6 +142,20 @@ class Context:
             )
         self.batch: int = parameters.n_batch
         self._check(parameters)
+
+    def _guarded(self, watch: Watch) -> Callable[[int, bool, Any], bool]:
+        """Keeps what it raises: an exception does not pass through C."""
+
+        def guarded(address: int, asked: bool, _: Any) -> bool:
+            if self._raised is not None:
+                return False
+            try:
+                return watch(address, asked)
+            except Exception as error:  # noqa: BLE001 - raised again after the run
+                self._raised = error
+                return False
+
+        return guarded
 
     def _check(self, wanted: ContextParameters) -> None:
         """What was set is what is there: the structure was read as it was written."""
@@ -240,6 +256,9 @@ class Context:
             logits=flags.ctypes.data,
         )
         status = self._library.c.llama_decode(self.handle, batch)
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
         if status:
             raise BackendError(
                 f"llama.cpp does not decode {count} tokens: status {status} "

@@ -134,6 +134,10 @@ class LlamaCppSession:
             return have
         if have:
             have.close()
+            if capture:
+                self._watching = None
+            else:
+                self._context = None
         rounded = min(-(-length // _STEP) * _STEP, max(self._model.context, length))
         made = Context(
             self._model,

@@ -461,6 +461,28 @@ def test_a_missing_package(monkeypatch):
     assert "llamacpp" in found.reason
 
 
+class _Told(frozenset):
+    """Names of operators, and someone who is told of each."""
+
+
+def test_what_a_watcher_raises_is_raised(model):
+    """It does not vanish in C, and the next run is whole."""
+    session = LlamaCppBackend().load(model, scheme("Q8_0"))
+    asked, names = inputs(model), _Told(linears(model))
+
+    def observer(name, x, y):
+        raise RuntimeError(f"told of {name}")
+
+    names.observer = observer
+    with pytest.raises(RuntimeError, match="told of model"):
+        session.run(asked, capture=names)
+
+    first = session.run(asked)["logits"]
+    again = session.run(asked, capture=linears(model))["logits"]
+    session.close()
+    assert np.array_equal(first, again)
+
+
 def test_a_node_of_another_layout_is_seen(model, quantized, monkeypatch):
     """A tensor whose name is not where it should be is no tensor of ours."""
     c = llama_cpp_library.library().c
