@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -101,6 +102,15 @@ def test_page_shows_what_changed_since_the_run_before():
     assert "pass → drift" in html
     assert "What changed in the environment" in html
     assert 'class="spark"' in html
+
+
+def test_page_says_what_the_nights_have_spent():
+    """Of a nightly run: its number, its level and what all nights spent."""
+    nights = {"night": 3, "alpha": 0.00338, "spent": 0.0414, "answers": {}}
+    html = page.render(replace(report(judgement()), nights=nights))
+
+    assert "night 3: false discoveries held at 0.0034, 0.041 spent so far" in html
+    assert "spent so far" not in page.render(report(judgement()))
 
 
 def test_terminal_is_plain_where_it_is_not_a_terminal(capsys):
