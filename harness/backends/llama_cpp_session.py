@@ -196,7 +196,7 @@ class LlamaCppSession:
             accumulate="fp32",
             output="fp32",
             operands="fp16" if plain == "F16" and not asked else "fp32",
-            execution="native" if low else "emulated",
+            execution="native",
             determinism="exact" if self._handshake.exact else "run-to-run",
             detail=f"llama.cpp {found.version}: {plain} weights by inputs in {inputs}, "
             f"keys and values in F16; {self._handshake}",
