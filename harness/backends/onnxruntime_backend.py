@@ -146,9 +146,24 @@ class OnnxRuntimeBackend:
         if scheme is None:
             built = self._unquantized(model)
             return OnnxRuntimeSession(built, self.precision, settings=self.settings)
+        return self.open_built(self.build(model, scheme), scheme)
+
+    def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
+        """The ONNX model that a scheme becomes here.
+
+        Raises:
+            UnsupportedError: the format has no expression.
+        """
         from harness.schemes.onnx_qdq import build
 
-        built = build(model.onnx(), scheme)
+        return build(model.onnx(), scheme)
+
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> OnnxRuntimeSession:
+        """Load a model that was built already.
+
+        Raises:
+            BackendError: the model does not load, or runs elsewhere than asked for.
+        """
         return OnnxRuntimeSession(built, "fp32", scheme, settings=self.settings)
 
     def _unquantized(self, model: Model) -> QuantizedModel:

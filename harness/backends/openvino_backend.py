@@ -142,9 +142,25 @@ class OpenVinoBackend:
                 )
             pinned = _PINNED | {"INFERENCE_PRECISION_HINT": _HINTS[self.precision]}
             return OpenVinoSession(unquantized(model), pinned)
+        return self.open_built(self.build(model, scheme), scheme)
+
+    def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
+        """The ONNX model that a scheme becomes here.
+
+        Raises:
+            UnsupportedError: the format has no expression.
+        """
         from harness.schemes.onnx_qdq import build
 
-        return OpenVinoSession(build(model.onnx(), scheme), self.config, scheme)
+        return build(model.onnx(), scheme)
+
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> OpenVinoSession:
+        """Compile a model that was built already.
+
+        Raises:
+            BackendError: the model does not compile.
+        """
+        return OpenVinoSession(built, self.config, scheme)
 
 
 class OpenVinoSession:

@@ -115,6 +115,8 @@ def assemble(
         anomalies=anomalies,
         stability=_stability(context, target, run, drift, floor),
         operators=run.operators,
+        paths=run.paths,
+        paths_skipped=run.paths_skipped,
         drift=drift,
         oracle_drift=oracle_drift,
         end_to_end=end_to_end,

@@ -19,6 +19,8 @@ from harness.models.types import Case, Model
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Operator name, its observed input and output.
 OnCapture = Callable[[str, Array, Array], None]
+#: A call's inputs, and its outputs with all that was captured.
+OnCall = Callable[[Mapping[str, Array], Mapping[str, Array]], None]
 
 
 #: Tokens of the longest prompt that is not long.
@@ -33,6 +35,8 @@ class Capture:
     observer: OnCapture | None = None
     #: None: every step.
     steps: int | None = 3
+    #: Told of every watched call as a whole.
+    on_call: OnCall | None = None
 
 
 @dataclass
@@ -65,6 +69,29 @@ def _signature(case: Case) -> tuple[Any, ...]:
         (name, array.shape, array.dtype.str)
         for name, array in sorted(case.inputs.items())
     )
+
+
+def largest_batch(cases: Sequence[Case], size: int) -> list[Case]:
+    """Of the batches with the most cases, the one whose cases are smallest."""
+    return min(
+        batches(cases, size),
+        key=lambda group: (-len(group), _elements(group[0])),
+        default=[],
+    )
+
+
+def watched_batches(cases: Sequence[Case], count: int, size: int) -> list[list[Case]]:
+    """Whose operators are watched: `count` cases, and one batch as large as any.
+
+    The shortest and the longest come first. What is wrong with the rows behind the
+    first, or only when there are many, is seen by no case alone.
+    """
+    some = moderate(cases)
+    groups = list(batches(spread(some, count), size))
+    together = largest_batch(some, size)
+    if len(together) > max(map(len, groups), default=0):
+        groups.insert(min(2, len(groups)), together)
+    return groups
 
 
 def whole_batches(cases: Sequence[Case], size: int, count: int) -> list[Case]:
@@ -148,6 +175,7 @@ def run_cases(
     batch: int,
     capture: Collection[str] = (),
     on_capture: OnCapture | None = None,
+    on_call: OnCall | None = None,
     capture_steps: int | None = 3,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CasesRun:
@@ -160,6 +188,8 @@ def run_cases(
         batch: most cases that are stacked.
         capture: operators whose input and output are handed to `on_capture`.
         on_capture: called for every captured operator of every (captured) call.
+        on_call: called after every captured call, with all of it; what a session would
+            show an operator at a time is then held for the length of the call.
         capture_steps: of a recurrent model, how many steps are captured, spread from
             the first to the last; None: all.
         on_progress: called with cases done and cases in all.
@@ -168,7 +198,7 @@ def run_cases(
         BackendError: an output is missing its batch axis or has another length.
     """
     run = CasesRun()
-    watch = Capture(capture, on_capture, capture_steps)
+    watch = Capture(capture, on_capture, capture_steps, on_call)
     done = 0
     for group in batches(cases, batch):
         stacked = _stack(group, model)
@@ -231,25 +261,37 @@ def _call(
     watch: Capture,
 ) -> dict[str, Array]:
     start = time.perf_counter()
-    outputs = session.run(inputs, capture=_streamed(inputs, watch))
+    held: dict[str, Array] = {}
+    outputs = session.run(inputs, capture=_streamed(inputs, watch, held))
     run.seconds += time.perf_counter() - start
     run.calls += 1
     for operator in watch.operators:
         if watch.observer is not None and operator in outputs:
             watch.observer(operator, outputs[f"{operator}/input"], outputs[operator])
+    if watch.on_call is not None and watch.operators:
+        watch.on_call(inputs, {**outputs, **held})
     hidden = {*watch.operators, *(f"{name}/input" for name in watch.operators)}
     return {name: np.asarray(a) for name, a in outputs.items() if name not in hidden}
 
 
-def _streamed(inputs: Mapping[str, Array], watch: Capture) -> Collection[str]:
+def _streamed(
+    inputs: Mapping[str, Array], watch: Capture, held: dict[str, Array]
+) -> Collection[str]:
     """Of a model that takes tokens, operators are told of one by one.
 
-    It shows a row of every layer for every token: at 2,000 tokens, gigabytes.
+    It shows a row of every layer for every token: at 2,000 tokens, gigabytes. Where
+    the call is wanted as a whole, what was told goes into `held`.
     """
-    if watch.observer is None or not watch.operators or "positions" not in inputs:
+    observer = watch.observer
+    if observer is None or not watch.operators or "positions" not in inputs:
         return watch.operators
+
+    def hold(name: str, x: Array, y: Array) -> None:
+        observer(name, x, y)
+        held[f"{name}/input"], held[name] = x, y
+
     names = Streamed(watch.operators)
-    names.observer = watch.observer
+    names.observer = observer if watch.on_call is None else hold
     return names
 
 

@@ -12,7 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
+from harness.compare.operator_evidence import (
+    OperatorEvidence,
+    PathEvidence,
+    WeightEvidence,
+)
 from harness.judge.statistics.sequential import Wealth
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -216,6 +220,9 @@ class Evidence:
     anomalies: tuple[Anomaly, ...] = ()
     stability: tuple[StabilityEvidence, ...] = ()
     operators: tuple[OperatorEvidence, ...] = ()
+    #: What lies between them; and why that was not looked at, if so.
+    paths: tuple[PathEvidence, ...] = ()
+    paths_skipped: str = ""
     #: Target against golden, oracle against golden, target against oracle.
     drift: Paired | None = None
     oracle_drift: Paired | None = None

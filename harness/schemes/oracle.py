@@ -166,8 +166,14 @@ class OperatorOracle:
         return float(np.square(rows).sum()), found.noise_sq
 
     def _others(self, x: Array, entry: Quantized) -> tuple[Array, ...]:
-        """Decoded inputs of arithmetic that is off in the last bits."""
-        if find_format(entry.format).scale == "fp8_e8m0":
+        """Decoded inputs of arithmetic that is off in the last bits.
+
+        None where the scales' own values are exact, or where there is no number.
+        """
+        if find_format(entry.format).scale == "fp8_e8m0" or not np.isfinite(x).all():
+            return ()
+        if not np.isfinite(x).all():
+            # There is no scale to hold, and nothing that is off in the last bits.
             return ()
         return tuple(self._nudged(x, entry, 1 + sign * _EDGE) for sign in (-1, 1))
 

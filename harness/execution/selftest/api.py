@@ -17,6 +17,7 @@ from harness.execution.isolation import Worker
 from harness.execution.observer import Observer, Silent
 from harness.execution.selection import select
 from harness.execution.selftest.engine import SelfTest
+from harness.execution.selftest.journal import JOURNAL, Journal
 from harness.execution.selftest.plan import plan, quantized_names
 from harness.execution.selftest.stage import Item, Stage, open_stage
 from harness.execution.selftest.summary import summary
@@ -59,7 +60,9 @@ def selftest(
         controls: clean runs of each target.
         bisect: also find the smallest strength that is caught.
         workers: worker processes at the same time.
-        out: folder for `selftest.json` and `selftest.html`; None: not written.
+        out: folder for `selftest.json` and `selftest.html`; None: not written. Trials
+            are kept there as they end, and the next call with the same folder goes on
+            from there.
         observer: told of progress.
 
     Returns:
@@ -71,6 +74,7 @@ def selftest(
         GoldenError: a suite has no golden.
     """
     watcher = observer or Silent()
+    journal = Journal(None if out is None else Path(out) / JOURNAL)
     registry = load_registry(plugins)
     suites = [load_suite(path, registry) for path in find_suites(paths)]
     chosen = select(suites, backends, schemes)
@@ -101,6 +105,7 @@ def selftest(
             folder=folder,
             plugins=plugins,
             workers=workers,
+            journal=journal,
             on_trial=lambda trial, _done, _all: _tell(watcher, trial),
         )
         watcher.on_start(len(items), "planting")
@@ -150,14 +155,15 @@ def _tell(observer: Observer, trial: Trial) -> None:
 def sampled(items: Sequence[Item], count: int) -> list[Item]:
     """About so many plantings: every target in turn, each with its own next defect.
 
-    Clean controls are kept, one a target. The draw depends on the suites' seeds alone.
+    Clean controls of the targets that are used are kept. The draw depends on the
+    suites' seeds alone, and a larger one begins with the smaller.
     """
-    controls: dict[str, Item] = {}
+    controls: dict[str, list[Item]] = {}
     queues: dict[str, list[Item]] = {}
     for item in items:
         key = f"{item.stage.suite.name}/{item.target.name}"
         if item.planting is None:
-            controls.setdefault(key, item)
+            controls.setdefault(key, []).append(item)
         else:
             queues.setdefault(key, []).append(item)
     for number, (key, queue) in enumerate(sorted(queues.items())):
@@ -167,7 +173,8 @@ def sampled(items: Sequence[Item], count: int) -> list[Item]:
         queues[key] = sorted(mixed, key=lambda item: item.level != "catalogue")
     drawn = list(itertools.islice(_in_turn(list(queues.values())), count))
     used = {f"{i.stage.suite.name}/{i.target.name}" for i in drawn}
-    return [*(controls[key] for key in controls if key in used), *drawn]
+    clean = [item for key in controls if key in used for item in controls[key]]
+    return [*clean, *drawn]
 
 
 def _in_turn(queues: Sequence[Sequence[Item]]) -> Iterator[Item]:
