@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from harness.backends.protocol import Generated, Request
+from harness.backends.sampling import gumbel
 from harness.models.kv_cache import keep_rows, mask_with_one_more
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -109,15 +109,9 @@ def _choose(
         request = row.request
         scores = torch.nan_to_num(values, nan=-torch.inf)
         if request.temperature > 0:
-            noise = torch.from_numpy(_gumbel(request, len(row.tokens), len(values)))
+            noise = torch.from_numpy(gumbel(request, len(row.tokens), len(values)))
             scores = scores / request.temperature + noise
         chosen.append(int(scores.argmax()))
     index = torch.tensor(chosen)[:, None]
     probability = logits.softmax(dim=-1).gather(1, index)[:, 0]
     return chosen, probability.tolist()
-
-
-def _gumbel(request: Request, step: int, size: int) -> Array:
-    key = f"{request.name}/{request.seed}/{step}".encode()
-    seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little")
-    return np.random.default_rng(seed).gumbel(size=size).astype(np.float32)

@@ -94,6 +94,20 @@ class MetricEvidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowsEvidence:
+    """A distance of every row (token) of every case, of which quantiles are taken."""
+
+    name: str
+    #: By case, in the order of `cases`.
+    rows: tuple[FloatArray, ...]
+    cases: tuple[str, ...]
+    #: Name of a quantile, e.g. "p99" -> share of rows at or below it.
+    quantiles: Mapping[str, float]
+    better: Literal["lower", "higher"] = "lower"
+    unit: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BehaviourEvidence:
     """Right or wrong by case, for the reference and for the target."""
 
@@ -216,6 +230,7 @@ class Evidence:
     #: Relative L2 that the reference moves by when nothing changes (threads, batch).
     noise_floor: float = 0.0
     metrics: tuple[MetricEvidence, ...] = ()
+    rows: tuple[RowsEvidence, ...] = ()
     behaviours: tuple[BehaviourEvidence, ...] = ()
     baseline: BaselineEvidence | None = None
     #: Tags of each case, for slices.

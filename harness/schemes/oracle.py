@@ -40,6 +40,7 @@ from harness.models.types import Operator
 from harness.numerics import Quantized, find_format, quantize
 from harness.schemes.ambiguity import Flips, find_flips, resolve
 from harness.schemes.apply import plan_one, quantize_activation, quantize_weight
+from harness.schemes.ggml import RULE, quantize_ggml
 from harness.schemes.linear_algebra import add_bias, product
 from harness.schemes.types import Scheme
 
@@ -179,6 +180,10 @@ class OperatorOracle:
         Scales that are stored in a format of their own are found again, because they
         are rounded too; all others are held, so that nothing but codes can differ.
         """
+        rounded = self.scheme.activations
+        if rounded is not None and rounded.rule == RULE:
+            other: Array = quantize_ggml(x, rounded, nudge=factor).dequantize()
+            return other
         own_scales = find_format(entry.format).kind == "block"
         return quantize(  # type: ignore[no-any-return]
             (x * np.float64(factor)).astype(np.float32),
