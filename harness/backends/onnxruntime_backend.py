@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+#: Models that show operators, at a time.
+_KEPT: Final = 2
+
 #: Variant -> execution provider, where the build of ONNX Runtime has it.
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
@@ -174,6 +177,12 @@ class OnnxRuntimeBackend:
         return unquantized(model, to_float16 if self.precision == "fp16" else None)
 
 
+def _make_room(models: dict[tuple[str, ...], Any]) -> None:
+    """Forget the oldest of the models that show operators: each holds all weights."""
+    while len(models) >= _KEPT:
+        models.pop(next(iter(models)))
+
+
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Weights in FP16, each decoded by a Cast to FP32.
 
@@ -258,6 +267,7 @@ class OnnxRuntimeSession:
     ) -> Outputs:
         tensors = {t for name in names for t in self._built.observed[name]} - set(feeds)
         if names not in self._capturing:
+            _make_room(self._capturing)
             self._capturing[names] = self._capture_session(tensors)
         session = self._capturing[names]
         wanted = [value.name for value in session.get_outputs()]

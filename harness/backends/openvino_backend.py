@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+#: Models that show operators, at a time.
+_KEPT: Final = 2
+
 _HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 #: float32 arithmetic, and inputs left as they are.
 _PINNED: Final = {
@@ -228,6 +231,9 @@ class OpenVinoSession:
         self, names: tuple[str, ...], tensors: Collection[str]
     ) -> openvino.CompiledModel:
         if names not in self._capturing:
+            # Each holds all weights: the oldest is forgotten.
+            while len(self._capturing) >= _KEPT:
+                self._capturing.pop(next(iter(self._capturing)))
             data = with_outputs(self._bytes, tensors)
             self._capturing[names] = compile_model(data, self._config)
         return self._capturing[names]

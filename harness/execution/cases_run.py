@@ -145,6 +145,10 @@ def _elements(case: Case) -> int:
     return sum(array.size for array in case.inputs.values())
 
 
+#: Operators that a session which does not stream shows in one run.
+AT_A_TIME: Final = 256
+
+
 class Streamed(frozenset[str]):
     """Operators that are watched, with whom to tell as soon as each has run.
 
@@ -260,39 +264,58 @@ def _call(
     run: CasesRun,
     watch: Capture,
 ) -> dict[str, Array]:
-    start = time.perf_counter()
+    hidden: set[str] = set()
     held: dict[str, Array] = {}
-    outputs = session.run(inputs, capture=_streamed(inputs, watch, held))
-    run.seconds += time.perf_counter() - start
-    run.calls += 1
-    for operator in watch.operators:
-        if watch.observer is not None and operator in outputs:
-            watch.observer(operator, outputs[f"{operator}/input"], outputs[operator])
+    for number, names in enumerate(_portions(session, inputs, watch, held)):
+        start = time.perf_counter()
+        found = session.run(inputs, capture=names)
+        run.seconds += time.perf_counter() - start
+        run.calls += 1
+        for operator in names:
+            if watch.observer is not None and operator in found:
+                watch.observer(operator, found[f"{operator}/input"], found[operator])
+        hidden.update(names, (f"{name}/input" for name in names))
+        if watch.on_call is not None:
+            held.update(found)
+        if not number:
+            outputs = found
+        del found
     if watch.on_call is not None and watch.operators:
-        watch.on_call(inputs, {**outputs, **held})
-    hidden = {*watch.operators, *(f"{name}/input" for name in watch.operators)}
+        watch.on_call(inputs, {**held, **outputs})
     return {name: np.asarray(a) for name, a in outputs.items() if name not in hidden}
 
 
-def _streamed(
-    inputs: Mapping[str, Array], watch: Capture, held: dict[str, Array]
-) -> Collection[str]:
-    """Of a model that takes tokens, operators are told of one by one.
+def _portions(
+    session: Session,
+    inputs: Mapping[str, Array],
+    watch: Capture,
+    held: dict[str, Array],
+) -> Sequence[Collection[str]]:
+    """The operators of each run: no more at a time than memory has room for.
 
-    It shows a row of every layer for every token: at 2,000 tokens, gigabytes. Where
-    the call is wanted as a whole, what was told goes into `held`.
+    A session that streams tells of each operator as it runs, and holds one at a time.
+    Of another, so many are watched in a run, and the inputs are run again for the
+    next: it shows a row of every layer for every token of a text, and of a graph of
+    thousands of operators thousands of tensors. Where the call is wanted as a whole,
+    what was told goes into `held`.
     """
     observer = watch.observer
-    if observer is None or not watch.operators or "positions" not in inputs:
-        return watch.operators
+    many = "positions" in inputs or len(watch.operators) > AT_A_TIME
+    if observer is None or not many:
+        return [watch.operators]
 
     def hold(name: str, x: Array, y: Array) -> None:
         observer(name, x, y)
         held[f"{name}/input"], held[name] = x, y
 
-    names = Streamed(watch.operators)
-    names.observer = observer if watch.on_call is None else hold
-    return names
+    ordered = list(watch.operators)
+    size = len(ordered) if getattr(session, "streams", False) else AT_A_TIME
+    portions = []
+    for first in range(0, len(ordered), size):
+        names = Streamed(ordered[first : first + size])
+        names.observer = observer if watch.on_call is None else hold
+        portions.append(names)
+    return portions
 
 
 def _unstack(

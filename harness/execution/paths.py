@@ -24,6 +24,8 @@ _CALLS: Final = 4
 #: Bytes of one call's captured operators, beyond which a call that could be watched an
 #: operator at a time is not looked at.
 _BYTES: Final = 400 * 2**20
+#: Operators whose inputs and outputs are held at once, at most.
+_OPERATORS: Final = 512
 
 
 @dataclass
@@ -67,6 +69,8 @@ class Paths:
 
     def wants(self, cases: Sequence[Case]) -> bool:
         """Whether the captured call of these cases should be handed to `add`."""
+        if len(self._operators) > _OPERATORS:
+            self.skipped = f"{len(self._operators)} operators are too many to hold"
         if self.skipped or self._calls >= _CALLS:
             return False
         tokens = sum(

@@ -14,7 +14,7 @@ from harness.backends.registry import Registry
 from harness.compare.explained import STRIDE, Explained, weight_evidence
 from harness.compare.operator_evidence import WeightEvidence
 from harness.defects import PlantedBackend
-from harness.errors import MissingExtraError, UnsupportedError
+from harness.errors import BackendError, MissingExtraError, UnsupportedError
 from harness.execution.cases_run import (
     CasesRun,
     batches,
@@ -265,6 +265,7 @@ def _check_operators(
         job.suite.seed,
     )
     seen: set[str] = set()
+    refused = ""
     watched: dict[str, dict[str, Array]] = {}
 
     def on_capture(name: str, x: Array, y: Array) -> None:
@@ -276,15 +277,20 @@ def _check_operators(
         # channel.
         if explained.work > _ORACLE_WORK and index >= STRIDE:
             break
-        run = run_cases(
-            session,
-            suite.model,
-            group,
-            batch=job.suite.batch,
-            capture=quantized,
-            on_capture=on_capture,
-            on_call=paths.add if paths.wants(group) else None,
-        )
+        try:
+            run = run_cases(
+                session,
+                suite.model,
+                group,
+                batch=job.suite.batch,
+                capture=quantized,
+                on_capture=on_capture,
+                on_call=paths.add if paths.wants(group) else None,
+            )
+        except (BackendError, UnsupportedError) as error:
+            # The same cases ran a moment ago: what is refused is to be watched.
+            refused = f": {error}"
+            break
         watched.update(run.outputs)
         release_memory()
     if watched:
@@ -294,7 +300,7 @@ def _check_operators(
         plain = {case: result.outputs[case] for case in watched}
         result.repeats += (_repeat("capture", plain, watched),)
     if quantized and not seen:
-        result.uncaptured = f"{job.backend} shows no operator outputs"
+        result.uncaptured = f"{job.backend} shows no operator outputs{refused}"
     result.operators = explained.result()
     result.paths, result.paths_skipped = paths.result(), paths.skipped
     if groups and seen and result.arithmetic.determinism != "exact":

@@ -163,7 +163,12 @@ def test_few_calls_are_looked_at():
         inputs={"input_ids": np.zeros((1, 10**6)), "positions": np.zeros((1, 8))},
     )
 
+    many = [dataclasses.replace(MODEL.operators()[0], name=str(i)) for i in range(600)]
+    crowd = Paths(MODEL, SCHEME, many, Arithmetic(), 1)
+
     assert not paths.wants(CASES[:1])
+    assert not crowd.wants(CASES[:1])
+    assert "600 operators are too many" in crowd.skipped
     assert not Paths(MODEL, SCHEME, MODEL.operators(), Arithmetic(), 1).wants([long])
 
 

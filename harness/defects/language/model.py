@@ -102,6 +102,48 @@ def _head(module: Any, model: Any, strength: float, fired: Fired) -> None:  # no
     fired.fired = 1
 
 
+def _gated(module: Any) -> list[Any]:
+    """Blocks with a gate and what it gates."""
+    found = [
+        layer
+        for layer in module.model.modules()
+        if hasattr(layer, "gate_proj") and hasattr(layer, "up_proj")
+    ]
+    if not found:
+        raise Unfit("no gated layers")
+    return found
+
+
+def _exchanged(module: Any, model: Any, strength: float, fired: Fired) -> None:  # noqa: ARG001
+    """The first share of the blocks have gate and input exchanged."""
+    blocks = _gated(module)
+    for layer in blocks[: max(1, round(strength * len(blocks)))]:
+        layer.gate_proj, layer.up_proj = layer.up_proj, layer.gate_proj
+        fired.fired += 1
+
+
+def _activation(module: Any, model: Any, strength: float, fired: Fired) -> None:  # noqa: ARG001
+    """Of x * sigmoid(beta x), another beta."""
+
+    def hook(_: Any, inputs: Any, output: Any) -> Any:  # noqa: ARG001
+        fired.fired += 1
+        x = inputs[0]
+        return x * (x * (1 + strength)).sigmoid()
+
+    for layer in _gated(module):
+        layer.act_fn.register_forward_hook(hook)
+
+
+def _norm(module: Any, model: Any, strength: float, fired: Fired) -> None:  # noqa: ARG001
+    """Weights of norms are read as nearer to one than they are."""
+    for layer in module.model.modules():
+        weight = getattr(layer, "weight", None)
+        if "Norm" in type(layer).__name__ and weight is not None:
+            changed = weight.detach() * (1 - strength) + strength
+            layer.weight = type(weight)(changed, requires_grad=False)
+            fired.fired += 1
+
+
 def _defect(  # noqa: PLR0917 - a table's columns
     name: str,
     summary: str,
@@ -161,5 +203,29 @@ MODEL: Final = (
         "NVIDIA/TensorRT-LLM#3567 NVIDIA/TensorRT-LLM#1394",
         _head,
         Parameter(name="share of tokens", low=0.02, catalogue=1.0, high=1.0),
+    ),
+    _defect(
+        "gate_and_up_exchanged",
+        "what gates and what is gated change places",
+        "catastrophic",
+        "vllm-project/vllm#49473 sgl-project/sglang#27588",
+        _exchanged,
+        Parameter(name="share of blocks", low=0.05, catalogue=1.0, high=1.0),
+    ),
+    _defect(
+        "activation_parameter_ratio",
+        "the activation between layers has another parameter",
+        "visible",
+        "vllm-project/vllm#49473 vllm-project/vllm#46845",
+        _activation,
+        Parameter(name="relative error", low=0.02, catalogue=0.7, high=4.0),
+    ),
+    _defect(
+        "norm_weights_ignored",
+        "the weights of norms are read as another type, or not at all",
+        "catastrophic",
+        "vllm-project/vllm#48324",
+        _norm,
+        Parameter(name="share of the way to one", low=0.02, catalogue=1.0, high=1.0),
     ),
 )

@@ -82,16 +82,19 @@ def selftest(
     with tempfile.TemporaryDirectory(prefix="quantharness-") as scratch:
         folder = Path(scratch)
         items: list[Item] = []
+        plantable = False
         groups: dict[tuple[str, str], list[tuple[Suite, Target]]] = {}
         for suite, target in chosen:
             groups.setdefault((suite.name, target.backend), []).append((suite, target))
         for (_, backend), pairs in groups.items():
             suite, targets = pairs[0][0], [target for _, target in pairs]
-            stage, names = _open(suite, backend, registry, folder, plugins)
+            stage, whole = _open(suite, backend, registry, folder, plugins)
+            names = {t.name: quantized_names(t, whole) for t in targets}
+            plantable |= any(names[t.name] or t.scheme.kv_cache for t in targets)
             items += plan(
                 stage,
                 targets,
-                {t.name: quantized_names(t, names) for t in targets},
+                names,
                 defects=known,
                 strengths=strengths,
                 places=places,
@@ -99,7 +102,7 @@ def selftest(
             )
         if sample:
             items = sampled(items, sample)
-        if not any(item.planting for item in items):
+        if not plantable or not any(item.planting for item in items):
             raise UsageError("nothing to plant: no target quantizes an operator")
         test = SelfTest(
             folder=folder,

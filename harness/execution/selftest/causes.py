@@ -20,6 +20,7 @@ _STUCK = ("scales stuck", "one scale for all", *_SCALE)
 CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
     "fn_read_as_fnuz": ("codes read as another format", "constant ratio"),
     "e4m3_read_as_e5m2": ("codes read as another format",),
+    "negative_zero_is_nan": ("codes read as another format", "output not finite"),
     "nibbles_swapped": ("codes of a byte swapped", "columns permuted along K"),
     "table_reversed": ("code table reversed", "codes read as another format"),
     "signs_flipped": ("signs flipped", "constant ratio", "code table reversed"),

@@ -55,7 +55,10 @@ def plan(
         )
         names = operators[target.name]
         for number, defect in enumerate(known.values()):
-            for place in places if defect.place not in WHOLE else ("all",):
+            inside = defect.place not in WHOLE
+            if inside and not names:
+                continue
+            for place in places if inside else ("all",):
                 one = names[number % len(names)] if place == "one" else None
                 items.extend(
                     Item(

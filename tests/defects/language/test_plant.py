@@ -14,6 +14,7 @@ from harness.backends.torch_backend import TorchBackend
 from harness.defects import DEFECTS, PlantedBackend, Planting, Trigger
 from harness.defects.language import CACHE, MODEL, PROMPTS
 from harness.defects.language.cache import Line
+from harness.defects.language.model import Fired
 from harness.errors import UnsupportedError
 from harness.models.load import load_model
 from harness.schemes.catalogue import scheme_by_name
@@ -22,6 +23,8 @@ from tests.models.tiny_gguf import write_gguf
 TEXT = "<|im_start|>a text of 40 tokens or so, with digits 1 2 3 in it<|im_end|>"
 SCHEME = dataclasses.replace(scheme_by_name("fp8_weight_only"), keep=("lm_head",))
 LANGUAGE = [defect.name for defect in (*CACHE, *MODEL, *PROMPTS)]
+#: The tiny model's norms have weights of one already.
+MOVING = [name for name in LANGUAGE if name != "norm_weights_ignored"]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def right(model):
     return logits(load(model)[1], model)
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", MOVING)
 def test_every_defect_moves_the_logits_and_says_that_it_fired(model, right, name):
     """At catalogue strength, its condition met."""
     changes = {"trigger": Trigger()}
@@ -80,7 +83,7 @@ def test_every_defect_moves_the_logits_and_says_that_it_fired(model, right, name
     assert moved > 1e-3 * np.abs(right).max()
 
 
-@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize("name", MOVING)
 def test_more_strength_moves_the_logits_more(model, right, name):
     """From faint to gross, where there are degrees."""
     p = DEFECTS[name].parameter
@@ -206,6 +209,21 @@ def test_replies_are_to_the_prompt_that_was_left(model):
     # The last token of a prompt is always given, a mark or not.
     assert tokens[-1] == marks[1]
     assert np.array_equal(wanted.tokens, found)
+
+
+def test_norms_lose_their_weights_by_degrees():
+    """Half of the way from three to one is two; layers are left alone."""
+    norm = torch.nn.RMSNorm(4)
+    norm.weight.data[:] = 3
+    layer = torch.nn.Linear(4, 4)
+    before = layer.weight.clone()
+    module = torch.nn.Module()
+    module.model = torch.nn.Sequential(norm, layer)
+
+    DEFECTS["norm_weights_ignored"].change(module, None, 0.5, Fired())
+
+    assert norm.weight.tolist() == [2, 2, 2, 2]
+    assert torch.equal(layer.weight, before)
 
 
 @pytest.fixture(scope="module")
