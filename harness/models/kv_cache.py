@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor as T  # noqa: N817 - as short as it is frequent
@@ -11,18 +11,22 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 #: Keys or values (batch, heads, tokens, width) -> what is read back once stored.
 Rounding = Callable[[T], T]
+#: Tokens that there is room for at least, beyond those that are held.
+_SPARE: Final = 32
 
 
 class RoundedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
     """Keys and values of one layer, stored in few bits and read back at once.
 
     What is stored is rounded when it is written, never again: a token's entry does not
-    depend on how many follow it.
+    depend on how many follow it. There is room for more than is held: appending a
+    token writes that token, and does not copy all that came before.
     """
 
     def __init__(self, rounding: Rounding | None) -> None:
         super().__init__()
         self._rounding = rounding
+        self._room: tuple[T, T] | None = None
 
     def update(
         self, key_states: T, value_states: T, *args: Any, **kwargs: Any
@@ -31,8 +35,37 @@ class RoundedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyp
         if self._rounding is not None:
             key_states = self._rounding(key_states)
             value_states = self._rounding(value_states)
-        both: tuple[T, T] = super().update(key_states, value_states, *args, **kwargs)
-        return both
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = self.get_seq_length()
+        length = held + key_states.shape[-2]
+        self._grow(key_states, held, length)
+        assert self._room is not None  # sanity check
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[..., held:length, :] = new
+        self.keys, self.values = (room[..., :length, :] for room in self._room)
+        return self.keys, self.values
+
+    def _grow(self, like: T, held: int, length: int) -> None:
+        """Make room for `length` tokens, and half as many again."""
+        if self._room is not None and self._room[0].shape[-2] >= length:
+            return
+        shape = (*like.shape[:-2], length + max(_SPARE, length // 2), like.shape[-1])
+        found = []
+        for old in (self.keys, self.values):
+            room = like.new_empty(shape)
+            if held:
+                room[..., :held, :] = old
+            found.append(room)
+        self._room = (found[0], found[1])
+
+    def batch_select_indices(self, indices: T) -> None:
+        """Drop the other rows; what is left has room as before."""
+        if self._room is None:
+            return
+        length = self.keys.shape[-2]
+        self._room = (self._room[0][indices], self._room[1][indices])
+        self.keys, self.values = (room[..., :length, :] for room in self._room)
 
 
 def new_cache(layers: int, rounding: Rounding | None) -> Cache:
