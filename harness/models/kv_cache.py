@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -67,6 +67,13 @@ class RoundedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyp
         self._room = (self._room[0][indices], self._room[1][indices])
         self.keys, self.values = (room[..., :length, :] for room in self._room)
 
+    def join(self, layers: Sequence[RoundedLayer]) -> None:
+        """Hold the rows of all of these, padded on the left to the longest."""
+        if len(layers) > 1:
+            self.keys = padded_on_the_left([e.keys for e in layers], axis=2)
+            self.values = padded_on_the_left([e.values for e in layers], axis=2)
+            self._room = None
+
 
 def new_cache(layers: int, rounding: Rounding | None) -> Cache:
     """An empty cache of a model with that many layers."""
@@ -77,6 +84,25 @@ def keep_rows(cache: Cache, rows: T) -> None:
     """Drop the rows of a batch that have ended."""
     for layer in cache.layers:
         layer.batch_select_indices(rows)
+
+
+def join(cache: Cache, caches: Sequence[Cache]) -> None:
+    """Let a cache hold the rows of all caches, itself among them, in their order."""
+    for layer, layers in zip(
+        cache.layers, zip(*(c.layers for c in caches), strict=True), strict=True
+    ):
+        layer.join(layers)
+
+
+def padded_on_the_left(parts: Sequence[T], axis: int) -> T:
+    """One batch of tensors (rows, ...), zeros before those that are shorter."""
+    width = max(part.shape[axis] for part in parts)
+    pad = [0, 0] * (parts[0].ndim - 1 - axis)
+    padded = [
+        torch.nn.functional.pad(part, [*pad, width - part.shape[axis], 0])
+        for part in parts
+    ]
+    return torch.cat(padded)
 
 
 def positions_of(attention_mask: T) -> T:
