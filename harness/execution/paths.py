@@ -104,7 +104,7 @@ class Paths:
             self.skipped = f"{error} runs more than once a call"
             return
         except (RuntimeError, TypeError) as error:
-            self.skipped = f"the model does not run in float64: {error}"
+            self.skipped = f"the model does not run on what was shown: {error}"
             return
         last, x, before = "", None, ""
         for name, expected in arrived.items():
