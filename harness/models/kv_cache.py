@@ -28,9 +28,7 @@ class RoundedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyp
         self._rounding = rounding
         self._room: tuple[T, T] | None = None
 
-    def update(
-        self, key_states: T, value_states: T, *_: Any, **__: Any
-    ) -> tuple[T, T]:
+    def update(self, key_states: T, value_states: T, *_: Any, **__: Any) -> tuple[T, T]:
         """Append, and return all of the layer."""
         if self._rounding is not None:
             key_states = self._rounding(key_states)
