@@ -60,8 +60,9 @@ def _one(
 
 def _beyond(entry: Acknowledgement, found: CheckResult, outcome: Outcome) -> str:
     """What is worse than acknowledged; "" if nothing is."""
-    if found.check == "explained" and found.measurement == "unexplained":
-        guilty = [operator for operator in outcome.operators if operator.guilty]
+    shown = {"unexplained": outcome.operators, "unexplained.between": outcome.paths}
+    if found.check == "explained" and found.measurement in shown:
+        guilty = [part for part in shown[found.measurement] if part.guilty]
         return _worst_operator(entry, guilty)
     measured = {entry.name: entry for entry in outcome.measurements}
     measurement = measured.get(found.measurement)

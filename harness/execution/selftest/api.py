@@ -15,13 +15,14 @@ from harness.defects import DEFECTS, Defect, find_defect
 from harness.errors import UsageError
 from harness.execution.isolation import Worker
 from harness.execution.observer import Observer, Silent
+from harness.execution.selection import select
 from harness.execution.selftest.engine import SelfTest
 from harness.execution.selftest.journal import JOURNAL, Journal
 from harness.execution.selftest.plan import plan, quantized_names
 from harness.execution.selftest.stage import Item, Stage, open_stage
 from harness.execution.selftest.summary import summary
 from harness.execution.selftest.trial import Trial
-from harness.execution.suite import Suite, Target, find_suites, load_suite, select
+from harness.execution.suite import Suite, Target, find_suites, load_suite
 from harness.files import write_json, write_text
 from harness.reports.selftest import render
 
