@@ -135,6 +135,23 @@ def test_what_never_fired_is_no_miss_but_a_blind_spot():
 
 
 @pytest.mark.parametrize(
+    ("name", "add"),
+    [
+        ("cache_wrong_beyond_512_tokens", "a case of more than 512 positions"),
+        ("cache_wrong_from_fifth_entry", "two cases of the same shape"),
+        ("prompt_truncated", "a case of more than 256 tokens"),
+        ("digits_confused", "a prompt with numbers in it"),
+        ("wrong_for_large_rows", "times as large as the median row"),
+    ],
+)
+def test_a_blind_spot_says_what_to_add(name, add):
+    """What the suite's cases lack."""
+    (spot,) = blind_spots([trial(name, verdict="pass", fired=False)])
+
+    assert add in spot["add"]
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"verdict": "inconclusive", "reason": "few cases"}, "cannot resolve it: few"),
