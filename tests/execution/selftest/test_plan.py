@@ -9,6 +9,7 @@ import pytest
 from harness.defects import DEFECTS, WHOLE, Planting
 from harness.execution.selftest.api import sampled
 from harness.execution.selftest.plan import levels, plan
+from harness.execution.selftest.stage import Faultless, unless_clean_fails_too
 from harness.execution.selftest.summary import blind_spots, summary, why
 from harness.execution.selftest.trial import Trial
 from harness.reports.selftest import print_selftest, render, verdict
@@ -168,3 +169,17 @@ def test_why_it_was_missed(changes, words):
 def test_strengths_that_are_one_are_tried_once():
     """`there or not` has no levels."""
     assert len(list(levels(DEFECTS["stale_output"], ("low", "catalogue", "high")))) == 1
+
+
+@pytest.mark.parametrize(
+    ("alarm", "caught"),
+    [(None, True), (("vacuous", "behaviour"), True), (("defect", "explained"), False)],
+)
+def test_a_failure_that_the_clean_run_shows_too_is_no_catch(alarm, caught):
+    """A few cases may fail whatever is planted: then all of them are asked."""
+    clean = Faultless({}, {}, alarm)
+
+    found = unless_clean_fails_too(trial(), clean)
+
+    assert found.caught is caught
+    assert ("without the defect as well" in found.reason) is not caught
