@@ -117,6 +117,7 @@ def assemble(
         operators=run.operators,
         paths=run.paths,
         paths_skipped=run.paths_skipped,
+        uncaptured=run.uncaptured,
         drift=drift,
         oracle_drift=oracle_drift,
         end_to_end=end_to_end,

@@ -223,6 +223,8 @@ class Evidence:
     #: What lies between them; and why that was not looked at, if so.
     paths: tuple[PathEvidence, ...] = ()
     paths_skipped: str = ""
+    #: Why no operator was seen, though some are quantized; "": they were.
+    uncaptured: str = ""
     #: Target against golden, oracle against golden, target against oracle.
     drift: Paired | None = None
     oracle_drift: Paired | None = None

@@ -182,9 +182,8 @@ def test_a_backend_that_refuses_captures_is_judged_by_its_outputs(tmp_path):
 
     found = judged(folder)
 
-    assert str(found.verdict) not in {"error", "crash", "defect"}
-    assert "refusing" in json.dumps(found.as_dict())
-    assert "shows no operator outputs" in json.dumps(found.as_dict())
+    assert str(found.verdict) == "pass"
+    assert "refusing shows no operator outputs: this engine shows" in found.reason
 
 
 @pytest.mark.quant_slow

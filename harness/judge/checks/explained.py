@@ -50,6 +50,8 @@ def explained(evidence: Evidence, levels: Levels) -> Outcome:
         measurements.append(measurement)
         if decision.verdict is not Verdict.PASS or not results:
             results.append(decision)
+    if evidence.uncaptured and not evidence.operators:
+        results.append(passed(_CHECK, f"operators not judged: {evidence.uncaptured}"))
     return Outcome(
         results=tuple(results),
         measurements=tuple(measurements),
