@@ -196,15 +196,15 @@ def _edit_output(
     index = next(i for i, node in enumerate(graph.node) if shown in node.output)
     producer = graph.node[index]
     before = f"{site.operator.name}/planted/before"
-    position = list(producer.output).index(shown)
-    producer.output[position] = before
     nodes = Nodes(f"{site.operator.name}/planted")
+    # What does not fit says so here, while the graph is still whole.
     changed = edit(nodes, site, before, strength)
     if defect.parameter is SHARE and strength < 1:
         changed = _where(nodes, _channel_mask(site, strength), changed, before)
     if trigger != Trigger():
         changed = _triggered(nodes, site, trigger, changed, before)
     nodes.add("Identity", [changed], output=shown)
+    producer.output[list(producer.output).index(shown)] = before
     _insert(graph, index + 1, nodes)
 
 

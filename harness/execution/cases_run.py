@@ -145,8 +145,10 @@ def _elements(case: Case) -> int:
     return sum(array.size for array in case.inputs.values())
 
 
-#: Operators that a session which does not stream shows in one run.
+#: Operators that a session which does not stream shows in the first run.
 AT_A_TIME: Final = 256
+#: Bytes that observed inputs and outputs may take at a time.
+_ROOM: Final = 256 << 20
 
 
 class Streamed(frozenset[str]):
@@ -264,58 +266,62 @@ def _call(
     run: CasesRun,
     watch: Capture,
 ) -> dict[str, Array]:
-    hidden: set[str] = set()
     held: dict[str, Array] = {}
-    for number, names in enumerate(_portions(session, inputs, watch, held)):
+    left, size = list(watch.operators), _first_portion(session, inputs, watch)
+    outputs: dict[str, Array] | None = None
+    while outputs is None or left:
+        shown = _observed(left[:size], watch, held) if size else watch.operators
         start = time.perf_counter()
-        found = session.run(inputs, capture=names)
+        found = session.run(inputs, capture=shown)
         run.seconds += time.perf_counter() - start
         run.calls += 1
-        for operator in names:
+        for operator in shown:
             if watch.observer is not None and operator in found:
                 watch.observer(operator, found[f"{operator}/input"], found[operator])
-        hidden.update(names, (f"{name}/input" for name in names))
+        hidden = {*shown, *(f"{name}/input" for name in shown)}
+        if outputs is None:
+            outputs = {n: np.asarray(a) for n, a in found.items() if n not in hidden}
         if watch.on_call is not None:
             held.update(found)
-        if not number:
-            outputs = found
+        left = left[size:] if size else []
+        taken = sum(found[name].nbytes for name in hidden if name in found)
+        size = max(AT_A_TIME, _ROOM * len(shown) // max(taken, 1))
         del found
     if watch.on_call is not None and watch.operators:
         watch.on_call(inputs, {**held, **outputs})
-    return {name: np.asarray(a) for name, a in outputs.items() if name not in hidden}
+    return outputs
 
 
-def _portions(
-    session: Session,
-    inputs: Mapping[str, Array],
-    watch: Capture,
-    held: dict[str, Array],
-) -> Sequence[Collection[str]]:
-    """The operators of each run: no more at a time than memory has room for.
+def _first_portion(
+    session: Session, inputs: Mapping[str, Array], watch: Capture
+) -> int:
+    """How many operators are watched in the first run; 0: all, in the plain way.
 
     A session that streams tells of each operator as it runs, and holds one at a time.
-    Of another, so many are watched in a run, and the inputs are run again for the
-    next: it shows a row of every layer for every token of a text, and of a graph of
-    thousands of operators thousands of tensors. Where the call is wanted as a whole,
-    what was told goes into `held`.
+    Of another, some are watched in a run, and the inputs are run again for the next:
+    it shows a row of every layer for every token of a text, and of a graph of
+    thousands of operators thousands of tensors. How many the next run has room for
+    follows from what the first ones took.
     """
-    observer = watch.observer
     many = "positions" in inputs or len(watch.operators) > AT_A_TIME
-    if observer is None or not many:
-        return [watch.operators]
+    if watch.observer is None or not many:
+        return 0
+    streams = getattr(session, "streams", False)
+    return max(1, len(watch.operators)) if streams else AT_A_TIME
+
+
+def _observed(names: list[str], watch: Capture, held: dict[str, Array]) -> Streamed:
+    """Operators and whom to tell; where the call is wanted whole, what was told too."""
+    observer = watch.observer
+    assert observer is not None  # sanity check
 
     def hold(name: str, x: Array, y: Array) -> None:
         observer(name, x, y)
         held[f"{name}/input"], held[name] = x, y
 
-    ordered = list(watch.operators)
-    size = len(ordered) if getattr(session, "streams", False) else AT_A_TIME
-    portions = []
-    for first in range(0, len(ordered), size):
-        names = Streamed(ordered[first : first + size])
-        names.observer = observer if watch.on_call is None else hold
-        portions.append(names)
-    return portions
+    found = Streamed(names)
+    found.observer = observer if watch.on_call is None else hold
+    return found
 
 
 def _unstack(

@@ -309,9 +309,10 @@ class Plain:
 
 @pytest.mark.parametrize("streams", [True, False])
 def test_thousands_of_operators_are_watched_a_few_at_a_time(streams):
-    """Each once; never more tensors at a time than a few hundred operators have."""
+    """Each once; never more tensors at a time than there is room for."""
     names = [f"op{n}" for n in range(5000)]
-    case = Case(id="a", inputs={"x": np.ones((1, 2), np.float32)})
+    # 1 MiB an operator, input and output: 5 GiB in all.
+    case = Case(id="a", inputs={"x": np.ones((1, 1 << 17), np.float32)})
     session, seen = Counting(streams), []
 
     found = run_cases(
@@ -364,13 +365,17 @@ def deep(count, width=32):
 
 
 @pytest.mark.quant_slow
-@pytest.mark.parametrize("backend", ["torch", "onnxruntime"])
-def test_a_graph_of_5000_operators_is_checked_in_bounded_memory(tmp_path, backend):
-    """All of them; far below what all of their tensors at once would take.
+@pytest.mark.parametrize(
+    ("backend", "count", "rows"), [("torch", 5000, 2048), ("onnxruntime", 1000, 10240)]
+)
+def test_thousands_of_operators_are_checked_in_bounded_memory(
+    tmp_path, backend, count, rows
+):
+    """All of them; below what all of their tensors at once would take, 2.4 GiB.
 
-    Inputs and outputs of all operators are 5,000 x 2 x 2,048 x 32 float32: 2.4 GiB.
+    ONNX Runtime takes minutes to load a graph of 5,000: 1,000 do as well.
     """
-    count, rows, width = 5000, 2048, 32
+    width = 32
     folder = write(
         tmp_path, *deep(count), backend=backend, width=width, rows=rows, cases=1
     )
@@ -390,7 +395,7 @@ def test_a_graph_of_5000_operators_is_checked_in_bounded_memory(tmp_path, backen
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     everything = count * 2 * rows * width * 4
 
-    assert done.stdout.startswith("5000 "), done.stdout
+    assert done.stdout.startswith(f"{count} "), done.stdout
     assert peak < everything
 
 
