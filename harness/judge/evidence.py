@@ -220,11 +220,11 @@ class Evidence:
     anomalies: tuple[Anomaly, ...] = ()
     stability: tuple[StabilityEvidence, ...] = ()
     operators: tuple[OperatorEvidence, ...] = ()
-    #: Why no operator was seen, though some are quantized; "": they were.
-    uncaptured: str = ""
     #: What lies between them; and why that was not looked at, if so.
     paths: tuple[PathEvidence, ...] = ()
     paths_skipped: str = ""
+    #: Why no operator was seen, though some are quantized; "": they were.
+    uncaptured: str = ""
     #: Target against golden, oracle against golden, target against oracle.
     drift: Paired | None = None
     oracle_drift: Paired | None = None

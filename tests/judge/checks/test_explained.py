@@ -113,16 +113,6 @@ def test_end_to_end_needs_some_noise_to_judge_by(make):
     assert explained(evidence, Levels()).results == ()
 
 
-def test_operators_that_were_not_seen_are_said_to_be(make):
-    """A pass that rests on outputs alone says so."""
-    evidence = make["evidence"](operators=(), uncaptured="it shows nothing")
-
-    found = explained(evidence, Levels())
-
-    assert "operators not judged: it shows nothing" in found.results[-1].reason
-    assert all(entry.verdict is Verdict.PASS for entry in found.results)
-
-
 def path(after="norm", residual=1e-12, noise=1e-12):
     """A path whose error is as large as rounding makes it."""
     return PathEvidence(
@@ -189,3 +179,13 @@ def test_an_acknowledged_path_is_held_to_what_was_accepted(make, accepted, verdi
     evidence = make["evidence"](paths=(path(residual=1e-4),), acknowledgements=(entry,))
 
     assert verdict == judge(evidence).verdict
+
+
+def test_operators_that_were_not_seen_are_said_to_be(make):
+    """A pass that rests on outputs alone says so."""
+    evidence = make["evidence"](operators=(), uncaptured="it shows nothing")
+
+    found = explained(evidence, Levels())
+
+    assert "operators not judged: it shows nothing" in found.results[-1].reason
+    assert all(entry.verdict is Verdict.PASS for entry in found.results)
