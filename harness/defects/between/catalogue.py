@@ -22,8 +22,8 @@ class Edit:
     #: Which tensor: what the step reads, the second of two summands, what it gives; or
     #: what a norm adds to the variance.
     at: Literal["input", "second", "output", "epsilon"]
-    #: "scale" multiplies by `value`, "add" adds it, "round" keeps so many bits after the
-    #: point.
+    #: "scale" multiplies by `value`, "add" adds it, "round" keeps that many bits after
+    #: the point.
     how: Literal["scale", "add", "round"]
     value: float
 
