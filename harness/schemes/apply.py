@@ -17,6 +17,7 @@ from harness.schemes.checkpoint import (
     stored_layer,
     stored_weight,
 )
+from harness.schemes.ggml import RULE, quantize_ggml
 from harness.schemes.types import Scheme, TensorScheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -70,6 +71,8 @@ def quantize_weight(operator: Operator, scheme: Scheme) -> Quantized:
         return stored_weight(scheme, operator)
     tensor = scheme.weights
     assert tensor is not None  # sanity check
+    if tensor.rule == RULE:
+        return quantize_ggml(np.asarray(operator.weight, np.float32), tensor)
     axis: int | tuple[int, ...] | None = None
     if tensor.granularity == "block":
         axis = 1
@@ -133,6 +136,8 @@ def quantize_activation(operator: Operator, x: Array, scheme: Scheme) -> Quantiz
     """The operator's input, exactly as the scheme says."""
     tensor = scheme.activations
     assert tensor is not None  # sanity check
+    if tensor.rule == RULE:
+        return quantize_ggml(np.asarray(x, dtype=np.float32), tensor)
     scale = global_scale = None
     if not tensor.dynamic:
         static = static_scale(operator, scheme)

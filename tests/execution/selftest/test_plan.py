@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.defects import DEFECTS, Planting
+from harness.defects import DEFECTS, WHOLE, Planting
 from harness.execution.selftest.api import sampled
 from harness.execution.selftest.plan import levels, plan
+from harness.execution.selftest.stage import Faultless, unless_clean_fails_too
 from harness.execution.selftest.summary import blind_spots, summary, why
 from harness.execution.selftest.trial import Trial
 from harness.reports.selftest import print_selftest, render, verdict
@@ -62,7 +63,7 @@ def test_every_defect_is_tried_in_one_operator_and_in_all_at_every_strength():
         mine = [i for i in planted if i.planting.defect == name]
         places = {i.planting.operator for i in mine}
         assert None in places
-        assert (len(places) == 2) is (defect.place != "runtime")
+        assert (len(places) == 2) is (defect.place not in WHOLE)
         assert {i.level for i in mine} == {
             level for level, _ in levels(defect, ("low", "catalogue", "high"))
         }
@@ -91,10 +92,14 @@ def test_a_miss_is_counted_and_told_why(capsys):
     print_selftest(found)
 
     out = capsys.readouterr().out
-    assert found["caught"] == {"count": 1, "of": 2, "share": 0.5}
+    assert found["caught"]["count"] == 1
+    assert found["caught"]["of"] == 2
+    # Exact binomial, by hand: (1 - p)^2 = 0.975 and p^2 = 0.975.
+    assert found["caught"]["low"] == pytest.approx(1 - 0.975**0.5)
+    assert found["caught"]["high"] == pytest.approx(0.975**0.5)
     assert "missed at catalogue strength: scale_missing in toy/torch/int8" in out
     assert "the outputs move by 1e-05 of their size" in out
-    assert "1 of 2 (50.0%) planted defects caught" in out
+    assert "1 of 2 (50.0%, 1.3% to 98.7%) planted defects caught" in out
     assert 'part"' in render(found)
     assert "Something gets through" in render(found)
 
@@ -131,6 +136,23 @@ def test_what_never_fired_is_no_miss_but_a_blind_spot():
 
 
 @pytest.mark.parametrize(
+    ("name", "add"),
+    [
+        ("cache_wrong_beyond_512_tokens", "a case of more than 512 positions"),
+        ("cache_wrong_from_fifth_entry", "two cases of the same shape"),
+        ("prompt_truncated", "a case of more than 256 tokens"),
+        ("digits_confused", "a prompt with numbers in it"),
+        ("wrong_for_large_rows", "times as large as the median row"),
+    ],
+)
+def test_a_blind_spot_says_what_to_add(name, add):
+    """What the suite's cases lack."""
+    (spot,) = blind_spots([trial(name, verdict="pass", fired=False)])
+
+    assert add in spot["add"]
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"verdict": "inconclusive", "reason": "few cases"}, "cannot resolve it: few"),
@@ -147,3 +169,17 @@ def test_why_it_was_missed(changes, words):
 def test_strengths_that_are_one_are_tried_once():
     """`there or not` has no levels."""
     assert len(list(levels(DEFECTS["stale_output"], ("low", "catalogue", "high")))) == 1
+
+
+@pytest.mark.parametrize(
+    ("alarm", "caught"),
+    [(None, True), (("vacuous", "behaviour"), True), (("defect", "explained"), False)],
+)
+def test_a_failure_that_the_clean_run_shows_too_is_no_catch(alarm, caught):
+    """A few cases may fail whatever is planted: then all of them are asked."""
+    clean = Faultless({}, {}, alarm)
+
+    found = unless_clean_fails_too(trial(), clean)
+
+    assert found.caught is caught
+    assert ("without the defect as well" in found.reason) is not caught
