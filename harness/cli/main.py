@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "selftest": "plant known defects and print what the gate catches and misses",
     "calibrate": "propose budgets from what a clean run measures",
     "conformance": "does a backend compute what its formats promise? a level a scheme",
+    "audit": "does a quantized checkpoint hold what its configuration says?",
     "preflight": "what a backend lacks or casts for a model, before it is compiled",
     "hunt": "search for the prompts that a target gets most wrong",
     "doctor": "backends, versions, hardware; what is missing and how to add it",

@@ -36,6 +36,7 @@ class _Sums:
         self.calls = 0
         self.residual = 0.0
         self.quantization = 0.0
+        self.stored = 0.0
         self.signal = 0.0
         self.explained = 0.0
         self.elements = 0
@@ -95,7 +96,10 @@ class Explained:
         part = (Ellipsis, channels) if axis == -1 else (slice(None), channels)
         observed = np.asarray(y, dtype=np.float64)[part]
         sums.signal += float(np.square(found.full).sum())
-        sums.quantization += float(np.square(found.exact - found.full).sum())
+        # Of a checkpoint what rounding to the nearest leaves, not what is stored: a
+        # damaged weight may not widen what its own damage is held against.
+        sums.quantization += float(np.square(found.nearest - found.full).sum())
+        sums.stored += float(np.square(found.exact - found.full).sum())
         if wrong:
             sums.nonfinite += wrong
             sums.residual = float("inf")
@@ -117,6 +121,7 @@ class Explained:
                 operator=name,
                 residual_sq=sums.residual,
                 quantization_sq=sums.quantization,
+                stored_sq=sums.stored,
                 signal_sq=sums.signal,
                 explained_sq=sums.explained,
                 elements=sums.elements,
@@ -157,7 +162,18 @@ def weight_evidence(
         unexplained=unexplained if expected else None,
         elements=operator.weight.size,
         differing=differing if expected else None,
+        from_model=_from_model(operator, scheme) if expected else None,
     )
+
+
+def _from_model(operator: Operator, scheme: Scheme) -> float | None:
+    """||stored - model's|| / ||model's|| of a checkpoint's weight; None: it is none."""
+    if not scheme.checkpoint:
+        return None
+    stored = quantize_weight(operator, scheme).dequantize().astype(np.float64)
+    norm = float(np.linalg.norm(operator.weight.astype(np.float64).ravel()))
+    distance = float(np.linalg.norm((stored - operator.weight).ravel()))
+    return distance / norm if norm else distance
 
 
 def _against_exact(

@@ -26,6 +26,8 @@ class WeightEvidence:
     elements: int = 0
     #: Elements that decode to another code than the exact one; None: not shown.
     differing: int | None = None
+    #: ||stored - model's|| / ||model's|| where a checkpoint's weight is used as it is.
+    from_model: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,8 @@ class OperatorEvidence:
     #: Sum of squares of y - oracle(x), codes that rounding leaves open taken as the
     #: observed output has them.
     residual_sq: float
-    #: Sum of squares of oracle(x) - full precision(x).
+    #: Sum of squares of oracle(x) - full precision(x); of a checkpoint with the weight
+    #: rounded to the nearest in place of the stored one.
     quantization_sq: float
     #: Sum of squares of full precision(x).
     signal_sq: float
@@ -46,6 +49,9 @@ class OperatorEvidence:
     explained_sq: float
     #: Output elements compared.
     elements: int
+    #: Sum of squares of oracle(x) - full precision(x) with the weight as it is stored;
+    #: None: not measured.
+    stored_sq: float | None = None
     execution: str = ""
     #: Non-finite outputs where the oracle is finite.
     nonfinite: int = 0

@@ -306,7 +306,7 @@ class _Reader:
         own = self.data.get("scheme", {})
         try:
             if name in own:
-                return scheme_from_table(name, own[name])
+                return scheme_from_table(name, own[name], self.path.parent)
             if self.registry is not None and name in self.registry.schemes:
                 return self.registry.schemes[name]
             return scheme_by_name(name, extra=tuple(own))

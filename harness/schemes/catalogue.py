@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from harness.errors import NumericsError, UsageError
 from harness.numerics import Format, find_format, quantize
+from harness.schemes.checkpoint import scheme_of_checkpoint
 from harness.schemes.ggml import RULE, check_ggml
 from harness.schemes.types import Granularity, Scheme, TensorScheme
 
@@ -131,12 +133,22 @@ def scheme_by_name(name: str, *, extra: tuple[str, ...] = ()) -> Scheme:
     raise UsageError(f"unknown scheme {name!r}; {hint}")
 
 
-def scheme_from_table(name: str, table: Mapping[str, Any]) -> Scheme:
+def scheme_from_table(
+    name: str, table: Mapping[str, Any], folder: Path = Path()
+) -> Scheme:
     """A `[scheme.NAME]` table of suite.toml.
+
+    Args:
+        name: of the scheme.
+        table: its keys.
+        folder: that a checkpoint's path is relative to.
 
     Raises:
         UsageError: an unknown key or value; says what there is.
+        ModelError: the checkpoint that it names is none.
     """
+    if "checkpoint" in table:
+        return _checkpoint(name, table, folder)
     _known(table, _KEYS, f"scheme.{name}")
     given = table.get("base")
     if given is not None and not isinstance(given, str):
@@ -171,6 +183,18 @@ def scheme_from_table(name: str, table: Mapping[str, Any]) -> Scheme:
             )
         changes["summary"] = table["summary"]
     return dataclasses.replace(scheme, **changes)
+
+
+def _checkpoint(name: str, table: Mapping[str, Any], folder: Path) -> Scheme:
+    """The stored weights of a folder: nothing else is to be said of them."""
+    _known(table, ("checkpoint",), f"scheme.{name}")
+    given = table["checkpoint"]
+    if not isinstance(given, str) or not (folder / given).is_dir():
+        raise UsageError(
+            f"scheme.{name}.checkpoint={given!r}, but should be a folder with "
+            f"config.json and safetensors, relative to {folder}"
+        )
+    return scheme_of_checkpoint(folder / given, name=name)
 
 
 def _tensor(table: Any, where: str) -> TensorScheme | None:

@@ -77,7 +77,7 @@ def _opened(folder: str) -> Checkpoint:
 def stored_layer(scheme: Scheme, operator: str) -> StoredLayer | None:
     """The stored layer of an operator; None where the checkpoint leaves it alone.
 
-    A model may be a part of what the checkpoint's names begin with: "layers.0.q" is
+    Either may be wrapped in the other: "layers.0.q" and "inner.model.layers.0.q" are
     "model.layers.0.q" when no other layer ends so.
 
     Raises:
@@ -86,7 +86,11 @@ def stored_layer(scheme: Scheme, operator: str) -> StoredLayer | None:
     layers = _opened(scheme.checkpoint).layers
     if operator in layers:
         return layers[operator]
-    ends = [name for name in layers if name.endswith(f".{operator}")]
+    ends = [
+        name
+        for name in layers
+        if name.endswith(f".{operator}") or operator.endswith(f".{name}")
+    ]
     return layers[ends[0]] if len(ends) == 1 else None
 
 

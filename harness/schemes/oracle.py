@@ -70,6 +70,9 @@ class OracleOutput:
     exact: Array
     #: The same with nothing quantized.
     full: Array
+    #: The same with the weight rounded to the nearest: `exact`, but for a checkpoint's
+    #: stored weight, which may be anything.
+    nearest: Array
     #: Expected sum of squares of a faithful backend's roundings.
     noise_sq: float
     #: Codes that a faithful backend may have got otherwise.
@@ -90,8 +93,12 @@ class OperatorOracle:
         #: Both float32, which holds every decoded value exactly.
         self.full_weight = np.asarray(operator.weight, dtype=np.float32)
         self.weight = self.full_weight
+        self._nearest: Array | None = None
         if self.plan.weights:
-            self.weight = quantize_weight(operator, scheme).dequantize()
+            quantized = quantize_weight(operator, scheme)
+            self.weight = quantized.dequantize()
+            if scheme.checkpoint:
+                self._nearest = nearest(self.full_weight, quantized)
 
     def __call__(
         self,
@@ -137,7 +144,13 @@ class OperatorOracle:
         )
         flips = find_flips(operator, quantized, others, exact.shape)
         whole = add_bias(operator, full)
-        return OracleOutput(stored, whole, noise, flips, operator, weight)
+        rounded = stored
+        if self._nearest is not None:
+            part = self._nearest
+            if operator is not self.operator:
+                part = part[channels]
+            rounded = add_bias(operator, product(operator, quantized, part))
+        return OracleOutput(stored, whole, rounded, noise, flips, operator, weight)
 
     def _part(self, channels: slice) -> tuple[Operator, Array, Array]:
         """The operator with some output channels, full and quantized weights."""
@@ -194,6 +207,14 @@ class OperatorOracle:
             global_scale=entry.global_scale if own_scales else None,
             rule=entry.rule if own_scales else None,
         ).dequantize()
+
+
+def nearest(weight: Array, stored: Quantized) -> Array:
+    """float64 weight, rounded to the nearest in the format of a stored one."""
+    rounded: Array = quantize(
+        weight, stored.format, axis=stored.axis, block=stored.block or None
+    ).dequantize()
+    return rounded.astype(np.float64)
 
 
 def _sum_of_squares(operator: Operator, x: Array, weight: Array) -> float:

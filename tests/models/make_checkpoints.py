@@ -55,11 +55,11 @@ def keep(folder: Path, decoded: dict[str, torch.Tensor]) -> None:
     """The library's own decoded weights, by tensor name."""
     arrays = {}
     for name, tensor in decoded.items():
-        tensor = tensor.detach().contiguous()
-        if tensor.dtype == torch.bfloat16:
-            arrays[name] = tensor.view(torch.uint16).numpy()
+        whole = tensor.detach().contiguous()
+        if whole.dtype == torch.bfloat16:
+            arrays[name] = whole.view(torch.uint16).numpy()
         else:
-            arrays[name] = tensor.float().numpy()
+            arrays[name] = whole.float().numpy()
     np.savez_compressed(folder / "decoded.npz", **arrays)
 
 

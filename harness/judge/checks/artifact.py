@@ -19,6 +19,8 @@ _ROUNDOFF: Final = 2.0**-24
 #: Roundings that two right ways to the same code may differ by: one for the scale,
 #: one for its reciprocal, one for the quotient.
 _ROUNDINGS: Final = 3
+#: How much larger the steps of one right scale may be than another's.
+_COARSEST: Final = 2.0
 
 
 def artifact(evidence: Evidence, levels: Levels) -> Outcome:
@@ -43,6 +45,7 @@ def artifact(evidence: Evidence, levels: Levels) -> Outcome:
             reason += f" [{len(problems)} operators: also {others}]"
         results.append(result(_CHECK, Verdict.DEFECT, reason, cases=len(problems)))
     results += _activations(evidence)
+    results += _stored(evidence)
     if worst is not None and worst.budget is not None and worst.high > worst.budget:
         weight = _by_slack(shown, levels)[0]
         results.append(
@@ -139,6 +142,12 @@ def _problem(weight: WeightEvidence) -> str:
             return f"{where}: {kind} scales={count}, but should be 0"
     if weight.unexplained is not None and not math.isfinite(weight.unexplained):
         return f"{where}: unexplained={weight.unexplained}, but should be finite"
+    if weight.from_model is not None and not weight.from_model < 1:
+        return (
+            f"{where}: distance of the stored weight from the model's="
+            f"{weight.from_model:.3g} of its norm, but should be below 1 [zeros would "
+            "be as near: it is stored for another model, or damaged]"
+        )
     return ""
 
 
@@ -164,6 +173,32 @@ def _activations(evidence: Evidence) -> list[CheckResult]:
         )
         found.append(result(_CHECK, Verdict.DEFECT, reason, cases=len(extra)))
     return found
+
+
+def _stored(evidence: Evidence) -> list[CheckResult]:
+    """Operators whose stored weight gives more error than any way of rounding does.
+
+    Of all rules for scales that formats have, the coarsest takes the next power of two:
+    steps, and errors, of twice the size. What quantizers do beyond rounding makes the
+    error of the outputs smaller.
+    """
+    ratios = {
+        entry.operator: math.sqrt(entry.stored_sq / entry.quantization_sq)
+        for entry in evidence.operators
+        if entry.stored_sq is not None and entry.quantization_sq > 0
+    }
+    wrong = {name: ratio for name, ratio in ratios.items() if not ratio <= _COARSEST}
+    if not wrong:
+        return []
+    worst = max(wrong, key=lambda name: wrong[name])
+    others = sorted(set(wrong) - {worst})
+    more = f"; also {names(others)}" if others else ""
+    reason = (
+        f"stored weight of {worst}: error of its outputs over that of the weight "
+        f"rounded to the nearest={wrong[worst]:.3g}, but should be at most "
+        f"{_COARSEST:g} [theory: the coarsest scales are twice the finest{more}]"
+    )
+    return [result(_CHECK, Verdict.DEFECT, reason, cases=len(wrong))]
 
 
 def code_span(format_name: str) -> float:
