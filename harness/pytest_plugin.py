@@ -147,6 +147,9 @@ class SuiteFile(pytest.File):
                 continue
             if options.quant_scheme and target.scheme.name not in options.quant_scheme:
                 continue
+            asked = options.quant_backend or options.quant_scheme
+            if target.nightly and not asked:
+                continue
             for check, name in _NAMES.items():
                 item: CheckItem = CheckItem.from_parent(
                     self,

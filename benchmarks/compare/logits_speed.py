@@ -2,7 +2,8 @@
 
     python benchmarks/compare/logits_speed.py [--rows 2000] [--width 49152]
 
-Prints a Markdown table: median seconds of each, and times of `numpy.sum` over both.
+Prints a Markdown table: median wall and processor seconds of each, each also in times
+of `numpy.sum` over both; processor time adds up the threads.
 The compact golden is made once, as recording does it, and timed apart.
 """
 
@@ -19,14 +20,16 @@ from harness.compare.logits import compare_logits
 from harness.golden.compact import compact
 
 
-def median_seconds(function: Callable[[], object], repeats: int) -> float:
+def median_seconds(function: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Wall and processor seconds of a call, medians."""
     function()
-    times = []
+    wall, processor = [], []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start, before = time.perf_counter(), time.process_time()
         function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        wall.append(time.perf_counter() - start)
+        processor.append(time.process_time() - before)
+    return statistics.median(wall), statistics.median(processor)
 
 
 def main() -> None:
@@ -47,12 +50,17 @@ def main() -> None:
         "compact (recording)": lambda: compact(reference, kind="logits"),
     }
     print(f"{shape[0]} x {shape[1]} float32\n")
-    print("| | s | x read |\n| --- | --- | --- |")
-    base = 0.0
+    print("| | wall, s | x read | processor, s | x read |")
+    print("| --- | --- | --- | --- | --- |")
+    base: tuple[float, float] | None = None
     for name, function in subjects.items():
         seconds = median_seconds(function, arguments.repeats)
         base = base or seconds
-        print(f"| {name} | {seconds:.3f} | {seconds / base:.1f} |", flush=True)
+        cells = [
+            f"{mine:.3f} | {mine / read:.1f}"
+            for mine, read in zip(seconds, base, strict=True)
+        ]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,15 @@ TASKS = {"json", "json_schema", "code", "format", "arithmetic", "choice", "fact"
 
 METRICS = {
     "logits.kl": "KL, nats",
+    "logits.kl.median": "median",
+    "logits.kl.p99": "99 %",
+    "logits.kl.max": "largest",
+    "logits.reverse_kl": "reverse KL",
     "logits.top1_agreement": "top-1",
     "logits.top5_agreement": "top-5",
     "logits.delta_p_rms": "RMS Δp",
     "logits.perplexity_ratio": "perplexity ratio",
+    "reply.first_divergence": "tokens before the first other one",
 }
 
 

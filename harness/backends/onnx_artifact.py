@@ -61,13 +61,12 @@ def read_artifact(
     producers = {name: node for node in model.graph.node for name in node.output}
     names = [name for name in built.weights.values() if name]
     decoded = evaluate(_decoding_part(model, producers, names)) if names else {}
+    stored: dict[str, list[onnx.TensorProto]] = {}
+    for key, tensor in tensors.items():
+        stored.setdefault(key.rpartition("/quantized/weight_")[0], []).append(tensor)
     weights = {}
     for operator, name in built.weights.items():
-        own = [
-            t
-            for key, t in tensors.items()
-            if key.startswith(f"{operator}/quantized/weight_")
-        ]
+        own = stored.get(operator, [])
         codes = next((t for t in own if "/weight_codes" in t.name), None)
         if codes is None or scheme.weights is None:
             continue

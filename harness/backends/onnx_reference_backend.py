@@ -86,9 +86,21 @@ class OnnxReferenceBackend:
                     f"onnx-reference does not run models in {self.precision}"
                 )
             return OnnxReferenceSession(unquantized(model))
+
+        return self.open_built(self.build(model, scheme), scheme)
+
+    def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
+        """The ONNX model that a scheme becomes here: standard operators alone.
+
+        Raises:
+            UnsupportedError: the format has no expression.
+        """
         from harness.schemes.onnx_qdq import build
 
-        built = build(model.onnx(), scheme, contributed=False)
+        return build(model.onnx(), scheme, contributed=False)
+
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> OnnxReferenceSession:
+        """Load a model that was built already."""
         return OnnxReferenceSession(built, scheme)
 
 

@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+#: Models that show operators, at a time.
+_KEPT: Final = 2
+
 #: Variant -> execution provider, where the build of ONNX Runtime has it.
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
@@ -146,9 +149,24 @@ class OnnxRuntimeBackend:
         if scheme is None:
             built = self._unquantized(model)
             return OnnxRuntimeSession(built, self.precision, settings=self.settings)
+        return self.open_built(self.build(model, scheme), scheme)
+
+    def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
+        """The ONNX model that a scheme becomes here.
+
+        Raises:
+            UnsupportedError: the format has no expression.
+        """
         from harness.schemes.onnx_qdq import build
 
-        built = build(model.onnx(), scheme)
+        return build(model.onnx(), scheme)
+
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> OnnxRuntimeSession:
+        """Load a model that was built already.
+
+        Raises:
+            BackendError: the model does not load, or runs elsewhere than asked for.
+        """
         return OnnxRuntimeSession(built, "fp32", scheme, settings=self.settings)
 
     def _unquantized(self, model: Model) -> QuantizedModel:
@@ -157,6 +175,12 @@ class OnnxRuntimeBackend:
                 f"onnxruntime does not run models in {self.precision}"
             )
         return unquantized(model, to_float16 if self.precision == "fp16" else None)
+
+
+def _make_room(models: dict[tuple[str, ...], Any]) -> None:
+    """Forget the oldest of the models that show operators: each holds all weights."""
+    while len(models) >= _KEPT:
+        models.pop(next(iter(models)))
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -243,6 +267,7 @@ class OnnxRuntimeSession:
     ) -> Outputs:
         tensors = {t for name in names for t in self._built.observed[name]} - set(feeds)
         if names not in self._capturing:
+            _make_room(self._capturing)
             self._capturing[names] = self._capture_session(tensors)
         session = self._capturing[names]
         wanted = [value.name for value in session.get_outputs()]

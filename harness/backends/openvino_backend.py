@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+#: Models that show operators, at a time.
+_KEPT: Final = 2
+
 _HINTS: Final = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 #: float32 arithmetic, and inputs left as they are.
 _PINNED: Final = {
@@ -142,9 +145,25 @@ class OpenVinoBackend:
                 )
             pinned = _PINNED | {"INFERENCE_PRECISION_HINT": _HINTS[self.precision]}
             return OpenVinoSession(unquantized(model), pinned)
+        return self.open_built(self.build(model, scheme), scheme)
+
+    def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
+        """The ONNX model that a scheme becomes here.
+
+        Raises:
+            UnsupportedError: the format has no expression.
+        """
         from harness.schemes.onnx_qdq import build
 
-        return OpenVinoSession(build(model.onnx(), scheme), self.config, scheme)
+        return build(model.onnx(), scheme)
+
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> OpenVinoSession:
+        """Compile a model that was built already.
+
+        Raises:
+            BackendError: the model does not compile.
+        """
+        return OpenVinoSession(built, self.config, scheme)
 
 
 class OpenVinoSession:
@@ -212,6 +231,9 @@ class OpenVinoSession:
         self, names: tuple[str, ...], tensors: Collection[str]
     ) -> openvino.CompiledModel:
         if names not in self._capturing:
+            # Each holds all weights: the oldest is forgotten.
+            while len(self._capturing) >= _KEPT:
+                self._capturing.pop(next(iter(self._capturing)))
             data = with_outputs(self._bytes, tensors)
             self._capturing[names] = compile_model(data, self._config)
         return self._capturing[names]

@@ -29,6 +29,7 @@ _OWN: Final = {
     "onnx-reference": "harness.backends.onnx_reference_backend:OnnxReferenceBackend",
     "openvino": "harness.backends.openvino_backend:OpenVinoBackend",
     "onnxruntime": "harness.backends.onnxruntime_backend:OnnxRuntimeBackend",
+    "llama.cpp": "harness.backends.llama_cpp_backend:LlamaCppBackend",
 }
 
 

@@ -52,6 +52,9 @@ class TorchSession:
         scheme: None for the reference.
     """
 
+    #: A `capture` with an `observer` is told of each operator as it runs.
+    streams: ClassVar = True
+
     def __init__(
         self,
         module: torch.nn.Module,

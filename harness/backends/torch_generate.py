@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,13 +10,23 @@ import numpy as np
 import torch
 
 from harness.backends.protocol import Generated, Request
-from harness.models.kv_cache import keep_rows, mask_with_one_more
+from harness.backends.sampling import gumbel
+from harness.models.kv_cache import (
+    join,
+    keep_rows,
+    mask_with_one_more,
+    padded_on_the_left,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Tokens of the prompts of one batch, padding included: attention that is written out
-#: holds a number for every pair of tokens of a row and every head.
-MOST_TOKENS: Final = 4096
+#: Tokens of the prompts that are read at a time, padding included.
+MOST_TOKENS: Final = 8192
+#: A prompt is not read beside one of more than so many times its length: padding is
+#: computed like any token.
+_UNEVEN: Final = 1.25
+#: Nor continued beside one so many times as long, whose cache all would be padded to.
+_LONGER: Final = 8
 
 
 @dataclass
@@ -39,8 +48,10 @@ def generate(
 ) -> dict[str, Generated]:
     """Continue every prompt, greedily or by seeded sampling.
 
-    Requests of similar lengths share a batch, padded on the left; a row leaves its
-    batch when it ends. Sampling adds Gumbel noise that depends on the request's name,
+    Prompts of similar lengths are read together, padded on the left; what was read is
+    then joined and continued in one batch, for a step reads every weight once, for one
+    row or for many. A row leaves the batch when it ends. Sampling adds Gumbel noise
+    that depends on the request's name,
     its seed and the step alone, so that a reference and a target draw alike: where
     they differ, their logits do.
 
@@ -64,14 +75,28 @@ def generate(
 
 
 def _groups(requests: Sequence[Request], batch: int) -> Iterator[list[_Row]]:
+    """What is continued together, the longest prompts first."""
     ordered = sorted(requests, key=lambda r: (-len(r.tokens), r.name))
     while ordered:
-        count = max(1, min(batch, MOST_TOKENS // len(ordered[0].tokens)))
-        yield [_Row(request) for request in ordered[:count]]
-        ordered = ordered[count:]
+        least = len(ordered[0].tokens) / _LONGER
+        group = [r for r in ordered[:batch] if len(r.tokens) >= least]
+        yield [_Row(request) for request in group]
+        ordered = ordered[len(group) :]
 
 
-def _run(module: Any, group: list[_Row], end: int | None) -> None:
+def _readings(group: Sequence[_Row]) -> Iterator[list[_Row]]:
+    """What of a group is read together; rows come ordered by length."""
+    rest = list(group)
+    while rest:
+        longest = len(rest[0].request.tokens)
+        count = sum(len(row.request.tokens) * _UNEVEN >= longest for row in rest)
+        count = max(1, min(count, MOST_TOKENS // longest))
+        yield rest[:count]
+        rest = rest[count:]
+
+
+def _read(module: Any, group: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """Read prompts: the logits after each, the mask of their tokens, the cache."""
     width = max(len(row.request.tokens) for row in group)
     ids = torch.zeros(len(group), width, dtype=torch.int64)
     mask = torch.zeros_like(ids)
@@ -82,22 +107,34 @@ def _run(module: Any, group: list[_Row], end: int | None) -> None:
     device = next(module.parameters()).device
     ids, mask = ids.to(device), mask.to(device)
     cache = module.new_cache()
+    return module.step(ids, mask, cache), mask, cache
+
+
+def _run(module: Any, group: list[_Row], end: int | None) -> None:
+    read = [_read(module, part) for part in _readings(group)]
+    logits = torch.cat([entry[0] for entry in read])
+    mask = padded_on_the_left([entry[1] for entry in read], axis=1)
+    cache = read[0][2]
+    join(cache, [entry[2] for entry in read])
+    del read
     alive = list(group)
     while alive:
-        logits = module.step(ids, mask, cache).float().cpu()
-        chosen, probability = _choose(logits, alive)
+        chosen, probability = _choose(logits.float().cpu(), alive)
         for row, token, p in zip(alive, chosen, probability, strict=True):
             row.tokens.append(token)
             row.probabilities.append(p)
             row.ended = token == end
         left = [i for i, row in enumerate(alive) if not row.done]
+        if not left:
+            return
         if len(left) < len(alive):
-            rows = torch.tensor(left, dtype=torch.int64, device=device)
+            rows = torch.tensor(left, dtype=torch.int64, device=mask.device)
             alive, mask = [alive[i] for i in left], mask[rows]
             keep_rows(cache, rows)
         following = [row.tokens[-1] for row in alive]
-        ids = torch.tensor(following, dtype=torch.int64, device=device)[:, None]
+        ids = torch.tensor(following, dtype=torch.int64, device=mask.device)[:, None]
         mask = mask_with_one_more(mask)
+        logits = module.step(ids, mask, cache)
 
 
 def _choose(
@@ -109,15 +146,9 @@ def _choose(
         request = row.request
         scores = torch.nan_to_num(values, nan=-torch.inf)
         if request.temperature > 0:
-            noise = torch.from_numpy(_gumbel(request, len(row.tokens), len(values)))
+            noise = torch.from_numpy(gumbel(request, len(row.tokens), len(values)))
             scores = scores / request.temperature + noise
         chosen.append(int(scores.argmax()))
     index = torch.tensor(chosen)[:, None]
     probability = logits.softmax(dim=-1).gather(1, index)[:, 0]
     return chosen, probability.tolist()
-
-
-def _gumbel(request: Request, step: int, size: int) -> Array:
-    key = f"{request.name}/{request.seed}/{step}".encode()
-    seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "little")
-    return np.random.default_rng(seed).gumbel(size=size).astype(np.float32)

@@ -21,6 +21,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a run's folder, or history:latest",
     )
     parser.add_argument(
+        "--history",
+        default="reports/history",
+        metavar="DIR",
+        help="folder that history:latest is in (default: reports/history)",
+    )
+    parser.add_argument(
         "--across-versions",
         action="store_true",
         help="compare with a baseline of another version of the backend (default: "
@@ -30,8 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run against the baseline; say where summary and JUnit file are."""
+    from harness.execution.run_folder import find_baseline
+
+    baseline = find_baseline(options.baseline, Path(options.history))
     report = run_and_show(
-        options, baseline=options.baseline, across_versions=options.across_versions
+        options, baseline=str(baseline), across_versions=options.across_versions
     )
     if not options.json:
         for name in ("summary.md", "junit.xml"):

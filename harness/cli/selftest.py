@@ -6,6 +6,8 @@ import argparse
 
 from harness.cli.options import add_json, add_paths, add_plugin
 
+STRENGTHS = ("low", "catalogue", "high")
+PLACES = ("one", "all")
 EXAMPLE = "quantharness selftest suites/vad --sample"
 
 
@@ -18,6 +20,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
             action="append",
             metavar="NAME",
             help=f"only this {name} (repeatable)",
+        )
+    for name, choices in (("strength", STRENGTHS), ("place", PLACES)):
+        parser.add_argument(
+            f"--{name}",
+            action="append",
+            choices=choices,
+            help=f"only this {name} (repeatable; default: every one)",
         )
     parser.add_argument(
         "--sample",
@@ -52,7 +61,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="worker processes at the same time (default: 1)",
     )
     parser.add_argument(
-        "--out", metavar="DIR", help="also write DIR/selftest.json and selftest.html"
+        "--out",
+        metavar="DIR",
+        help="also write DIR/selftest.json and selftest.html; trials are kept there as "
+        "they end, and the same command goes on where it stopped",
     )
     add_json(parser)
 
@@ -76,6 +88,8 @@ def execute(options: argparse.Namespace) -> int:
         schemes=options.scheme,
         defects=options.defect,
         plugins=options.plugin,
+        strengths=options.strength or STRENGTHS,
+        places=options.place or PLACES,
         sample=options.sample,
         controls=options.controls,
         bisect=options.bisect,

@@ -16,11 +16,11 @@ from harness.compare.arrays import as_array
 from harness.compare.comparison import Comparison
 from harness.compare.embeddings import cosine_rows
 from harness.compare.logits import LogitsComparison, compare_logits
-from harness.compare.metric import Metric, Needs, alike, measure_all
+from harness.compare.metric import Metric, Needs, RowMetric, alike, measure_all
 from harness.compare.probabilities import compare_probabilities
 from harness.compare.tensors import compare
 
-__all__ = ["METRICS", "Metric", "measure_all", "metrics_for"]
+__all__ = ["METRICS", "ROW_METRICS", "Metric", "measure_all", "metrics_for"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -59,6 +59,26 @@ def _cosine_distance(reference: Any, candidate: Any) -> float:
     return float(1 - rows.mean())
 
 
+#: Quantiles of what has a bad end, and of what can go both ways.
+UPPER: Final = {
+    "median": 0.5,
+    "p90": 0.9,
+    "p95": 0.95,
+    "p99": 0.99,
+    "p99.9": 0.999,
+    "max": 1.0,
+}
+BOTH_SIDES: Final = {
+    "min": 0.0,
+    "p0.1": 0.001,
+    "p1": 0.01,
+    "p5": 0.05,
+    "p10": 0.1,
+    "p25": 0.25,
+    "median": 0.5,
+    "p75": 0.75,
+    **{name: share for name, share in UPPER.items() if share >= 0.9},
+}
 _TOKENS: Final = "bootstrap by cluster"
 
 
@@ -79,6 +99,18 @@ def _of_tokens(
             measure=_tokens("kl"),
             prepare=prepare,
             summary="mean KL(reference || candidate)",
+            noise=noise,
+            interval=_TOKENS,
+        ),
+        Metric(
+            name="reverse_kl",
+            better="lower",
+            unit="nats",
+            needs=needs,
+            worst=math.inf,
+            measure=_tokens("reverse_kl"),
+            prepare=prepare,
+            summary="mean KL(candidate || reference)",
             noise=noise,
             interval=_TOKENS,
         ),
@@ -243,6 +275,32 @@ _ALL: Final = (
         prepare=compare_logits,
         summary="candidate's over reference's perplexity of the right tokens",
         interval=_TOKENS,
+    ),
+)
+
+#: Distances by token, and the quantiles of them that llama.cpp's own tool prints too.
+ROW_METRICS: Final = (
+    RowMetric(
+        name="kl",
+        better="lower",
+        unit="nats",
+        needs="logits",
+        rows=lambda found: found.kl_rows,
+        prepare=compare_logits,
+        quantiles=UPPER,
+        worst=math.inf,
+        summary="KL(reference || candidate) by token",
+    ),
+    RowMetric(
+        name="delta_p",
+        better="higher",
+        unit="1",
+        needs="labels",
+        rows=lambda found: found.delta_p_rows,
+        prepare=compare_logits,
+        quantiles=BOTH_SIDES,
+        worst=-1.0,
+        summary="change of the right token's probability, by token",
     ),
 )
 

@@ -20,6 +20,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: a call computes at least, so that flipped codes can be told apart.
 STRIDE: Final = 4
 _CHANNELS: Final = 48
+#: Relative distance beyond which two values are two codes'.
+_APART: Final = 2.0**-8
 
 
 class _Sums:
@@ -139,6 +141,7 @@ def weight_evidence(
     expected = scheme.weights.format if plan.weights and scheme.weights else ""
     if shown is None:
         return WeightEvidence(operator=operator.name, expected=expected, found="")
+    unexplained, differing = _against_exact(operator, scheme, shown)
     scales = np.asarray(shown.scales, dtype=np.float64)
     finite = np.isfinite(scales)
     return WeightEvidence(
@@ -148,24 +151,44 @@ def weight_evidence(
         stored_as=shown.stored_as,
         nonfinite_scales=int((~finite).sum()),
         unusable_scales=int((scales[finite] <= 0).sum()),
-        unexplained=_unexplained(operator, scheme, shown) if expected else None,
+        unexplained=unexplained if expected else None,
         elements=operator.weight.size,
+        differing=differing if expected else None,
     )
 
 
-def _unexplained(
+def _against_exact(
     operator: Operator, scheme: Scheme, shown: QuantizedTensor
-) -> float | None:
-    """||decoded - exact|| / ||exact - original||; 0 for bit-faithful storage."""
-    if shown.decoded is None:
-        return None
+) -> tuple[float | None, int | None]:
+    """||decoded - exact|| / ||exact - original||, and how many codes are others.
+
+    0 and 0 for bit-faithful storage; None where nothing is shown.
+    """
+    if shown.decoded is None or not plan_one(scheme, operator).weights:
+        return None, None
     exact: Array = quantize_weight(operator, scheme).dequantize()
     if shown.decoded.shape != exact.shape:
-        return float("inf")
+        return float("inf"), exact.size
+    decoded = np.asarray(shown.decoded)
+    differing = other_codes(decoded, exact)
     wide = exact.astype(np.float64)
-    error = float(np.linalg.norm((shown.decoded.astype(np.float64) - wide).ravel()))
+    error = float(np.linalg.norm((decoded.astype(np.float64) - wide).ravel()))
     if error == 0:
-        return 0.0
+        return 0.0, differing
     noise = float(np.linalg.norm((wide - operator.weight).ravel()))
     ratio = error / noise if noise > 0 else float("inf")
-    return ratio if np.isfinite(ratio) else float("inf")
+    return (ratio if np.isfinite(ratio) else float("inf")), differing
+
+
+def other_codes(decoded: Array, exact: Array) -> int:
+    """Elements that are another code's value, not the same with a rounding more.
+
+    Codes of at most eight bits are 2**-7 of their value apart or more; a scale that is
+    kept in bfloat16 moves a value by 2**-9.
+    """
+    first, second = decoded.astype(np.float64), exact.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(first - second) > _APART * np.maximum(
+            np.abs(first), np.abs(second)
+        )
+    return int(np.count_nonzero(apart | ~np.isfinite(first)))

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
 Needs = Literal["tensor", "embedding", "distribution", "logits", "labels"]
 
 
@@ -48,8 +51,54 @@ class Metric:
         return measure_all({self.name: self}, reference, candidate)[self.name]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowMetric:
+    """A distance of every row of one output of one case, of which quantiles are taken.
+
+    Attributes:
+        name: after the output's name, before the quantile's: `OUTPUT.NAME.QUANTILE`.
+        better: "lower" or "higher".
+        unit: as of a `Metric`.
+        needs: as of a `Metric`.
+        rows: float64 values of what `prepare` returned.
+        prepare: as of a `Metric`; shared with metrics that have the same.
+        worst: a row of a case where nothing can be compared.
+        quantiles: name -> share of rows at or below.
+        summary: one line for reports.
+    """
+
+    name: str
+    better: Literal["lower", "higher"]
+    unit: str
+    needs: Needs
+    rows: Callable[[Any], Array]
+    prepare: Callable[[Any, Any], Any]
+    quantiles: Mapping[str, float]
+    worst: float
+    summary: str
+
+
+#: Results that metrics share, by what prepares them.
+Shared = dict[Callable[[Any, Any], Any], Any]
+
+
+def measure_rows(
+    metrics: Mapping[str, RowMetric], reference: Any, candidate: Any, shared: Shared
+) -> dict[str, Array]:
+    """The rows of every metric; `shared` is read and filled as by `measure_all`."""
+    found = {}
+    for name, metric in metrics.items():
+        if metric.prepare not in shared:
+            shared[metric.prepare] = metric.prepare(reference, candidate)
+        found[name] = metric.rows(shared[metric.prepare])
+    return found
+
+
 def measure_all(
-    metrics: Mapping[str, Metric], reference: Any, candidate: Any
+    metrics: Mapping[str, Metric],
+    reference: Any,
+    candidate: Any,
+    shared: Shared | None = None,
 ) -> dict[str, float]:
     """Every metric of one output, what they share computed once.
 
@@ -57,11 +106,12 @@ def measure_all(
         metrics: by name.
         reference: an array, or a golden's compact output (`array`, `project`).
         candidate: the target's whole output.
+        shared: what was prepared before, and is prepared here.
 
     Returns:
         Values in the order of `metrics`; `worst` where a value would be NaN.
     """
-    shared: dict[Callable[[Any, Any], Any], Any] = {}
+    shared = {} if shared is None else shared
     found = {}
     for name, metric in metrics.items():
         if metric.prepare is None:

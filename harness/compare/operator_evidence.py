@@ -1,4 +1,4 @@
-"""What is measured of one operator: its stored weight, and its outputs."""
+"""What is measured of one operator: its weight, its outputs, the way to the next."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class WeightEvidence:
     altered: bool = False
     #: Elements of the weight; 0: not said.
     elements: int = 0
+    #: Elements that decode to another code than the exact one; None: not shown.
+    differing: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +52,29 @@ class OperatorEvidence:
     #: Sum of squares that the operator's output differed by when nothing changed
     #: (repetitions, batches), over the same elements; 0: not measured.
     measured_sq: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathEvidence:
+    """What leads from operators to the next one's input; see `schemes.between`.
+
+    Sums over the sampled cases, all operators' outputs given.
+    """
+
+    #: The operator that ran before it ("": none), and where the path ends: an operator,
+    #: or `output NAME`.
+    before: str
+    after: str
+    #: Sum of squares of observed - expected.
+    residual_sq: float
+    #: The same of what a faithful backend may be off by.
+    noise_sq: float
+    #: Sum of squares of what is expected.
+    signal_sq: float
+    #: Elements compared.
+    elements: int
+
+    @property
+    def name(self) -> str:
+        """`BEFORE -> AFTER`."""
+        return f"{self.before or 'inputs'} -> {self.after}"

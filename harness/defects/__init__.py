@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from harness.defects.backend import PlantedBackend
 from harness.defects.catalogue import DEFECTS, find_defect
-from harness.defects.types import Defect, Parameter, Planting, Site, Trigger, Unfit
+from harness.defects.types import (
+    WHOLE,
+    Defect,
+    Parameter,
+    Planting,
+    Site,
+    Trigger,
+    Unfit,
+)
 
 __all__ = [
     "DEFECTS",
+    "WHOLE",
     "Defect",
     "Parameter",
     "PlantedBackend",

@@ -9,9 +9,12 @@ import numpy as np
 
 from harness.backends.protocol import Backend, Session
 from harness.defects.catalogue import find_defect
+from harness.defects.language.model import Fired
+from harness.defects.language.plant import plant_language
 from harness.defects.plant import PlantedOperator, sites
 from harness.defects.runtime import PlantedSession
-from harness.defects.types import Defect, Planting, Unfit
+from harness.defects.stored.emulated import planted_quantized
+from harness.defects.types import WHOLE, Defect, Planting, Site, Unfit
 from harness.errors import UnsupportedError
 from harness.models.types import Model
 from harness.schemes.types import Scheme
@@ -37,7 +40,11 @@ class PlantedBackend:
         self.planting = planting
         self.defect = find_defect(planting.defect, plugged)
         #: What was planted where, and how often it fired; of the last load.
-        self.planted: dict[str, PlantedOperator] = {}
+        self.planted: dict[str, PlantedOperator | Fired] = {}
+        given = planting.strength
+        self.strength = self.defect.parameter.catalogue if given is None else given
+        own = self.defect.trigger
+        self.trigger = own if planting.trigger is None else planting.trigger
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
@@ -57,12 +64,12 @@ class PlantedBackend:
         if scheme is None:
             return self._backend.load(model, None)
         if self.defect.place == "runtime":
-            given = self.planting.strength
-            strength = self.defect.parameter.catalogue if given is None else given
-            behaviour = self.defect.change(strength, self.planting.seed)
+            behaviour = self.defect.change(self.strength, self.planting.seed)
             session = self._backend.load(model, scheme)
             return PlantedSession(session, behaviour)
-        if self._backend.name == "onnxruntime":
+        if self.defect.place in WHOLE:
+            return self._language(model, scheme)
+        if hasattr(self._backend, "open_built"):
             from harness.defects.onnx_graph import load_planted
 
             return load_planted(
@@ -78,6 +85,28 @@ class PlantedBackend:
         self._hook(session.module, model, scheme)
         return session
 
+    def _plant_stored(self, layer: Any, site: Site) -> None:
+        """Other bytes in a layer: its own kernel computes with them."""
+        from harness.backends.torch_layers import StoredWeight
+
+        wrong = planted_quantized(site, self.defect, self.strength)
+        stored = StoredWeight(wrong)
+        layer.stored = stored.to(layer.stored.codes.device)
+
+    def _language(self, model: Model, scheme: Scheme) -> Session:
+        """A language model with a defect of none of its operators."""
+        session = self._backend.load(model, scheme)
+        try:
+            planted, counted = plant_language(
+                session, model, self.defect, self.strength, self.trigger
+            )
+        except UnsupportedError:
+            session.close()
+            raise
+        self.planted = {self.defect.place: counted}
+        found: Session = planted
+        return found
+
     def _hook(self, module: Any, model: Model, scheme: Scheme) -> None:
         """Put the planted operators before whoever watches the layers."""
         self.planted = {}
@@ -90,6 +119,10 @@ class PlantedBackend:
                 continue
             self.planted[site.operator.name] = planted
             layer = module.get_submodule(site.operator.name)
+            if self.defect.place == "stored":
+                self._plant_stored(layer, site)
+                planted.fired = 1
+                continue
             layer.register_forward_hook(_replace(planted), prepend=True)
         if not self.planted:
             raise UnsupportedError(f"{self.defect.name} fits nowhere: {reason}")

@@ -7,16 +7,31 @@ from collections.abc import Mapping
 from typing import Final
 
 from harness.defects.inputs import INPUTS
+from harness.defects.language.cache import CACHE
+from harness.defects.language.model import MODEL
+from harness.defects.language.prompts import PROMPTS
 from harness.defects.outputs import OUTPUTS
 from harness.defects.runtime import RUNTIME
 from harness.defects.scales import SCALES
+from harness.defects.stored.catalogue import STORED
 from harness.defects.types import Defect
 from harness.defects.weights import CODES
 from harness.errors import UsageError
 
 #: Name -> defect.
 DEFECTS: Final[dict[str, Defect]] = {
-    defect.name: defect for defect in (*CODES, *SCALES, *INPUTS, *OUTPUTS, *RUNTIME)
+    defect.name: defect
+    for defect in (
+        *CODES,
+        *SCALES,
+        *STORED,
+        *INPUTS,
+        *OUTPUTS,
+        *CACHE,
+        *MODEL,
+        *PROMPTS,
+        *RUNTIME,
+    )
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from harness.backends.protocol import Backend, Session
+from harness.backends.protocol import Session
 from harness.defects.plant import (
     chosen_channels,
     clean_weight,
@@ -31,25 +31,30 @@ if TYPE_CHECKING:
 
     from harness.schemes.onnx_qdq import QuantizedModel
 
+_ONE: Final = np.ones(1, np.int64)
 #: Nodes, site, tensor, strength -> the changed tensor.
 _Edit = Callable[[Nodes, Site, str, float], str]
 
 
 def load_planted(
-    backend: Backend, model: Model, scheme: Scheme, defect: Defect, planting: Planting
+    backend: Any, model: Model, scheme: Scheme, defect: Defect, planting: Planting
 ) -> Session:
     """A session of the built model with the defect in it.
+
+    Args:
+        backend: one that has `build` and `open_built`: it runs our ONNX model.
+        model: what is under test.
+        scheme: what it becomes.
+        defect: of a weight, an input or an output.
+        planting: where and how much.
 
     Raises:
         UnsupportedError: it cannot be expressed in a graph, or fits no operator.
     """
-    from harness.backends.onnxruntime_backend import OnnxRuntimeSession
-    from harness.schemes.onnx_qdq import build
-
-    built = build(model.onnx(), scheme)
+    built = backend.build(model, scheme)
     planted = plant_graph(built, model, scheme, defect, planting)
-    settings = getattr(backend, "settings", None)
-    return OnnxRuntimeSession(planted, "fp32", scheme, settings=settings)
+    session: Session = backend.open_built(planted, scheme)
+    return session
 
 
 def plant_graph(
@@ -72,18 +77,19 @@ def plant_graph(
     done = 0
     for site in sites(model.operators(), scheme, planting):
         try:
-            if defect.place == "weight":
+            if defect.place in ("weight", "stored"):
                 _always(trigger, defect)
                 name = _replace_weight(built, site, defect, strength)
                 if not weights[site.operator.name]:
                     # MatMulNBits gave way to a product; its codes show no longer.
-                    weights[site.operator.name] = _shown(built, site, name, planting)
-                elif planting.stored:
+                    shows = planting.stored or defect.place == "stored"
+                    weights[site.operator.name] = _shown(built, site, name, shows)
+                elif planting.stored or defect.place == "stored":
                     weights[site.operator.name] = name
             elif defect.place == "input":
                 _always(trigger, defect)
                 _edit_input(built, site, defect, strength)
-            else:
+            elif defect.place == "output":
                 _edit_output(built, site, defect, strength, trigger)
         except Unfit as error:
             reason = str(error)
@@ -132,14 +138,14 @@ def _replace_weight(
     return name
 
 
-def _shown(built: QuantizedModel, site: Site, planted: str, planting: Planting) -> str:
+def _shown(built: QuantizedModel, site: Site, planted: str, stored: bool) -> str:
     """A tensor that shows the weight as the file stores it, as others are laid out."""
     from onnx import helper, numpy_helper
 
     graph = built.proto.graph
     name = f"{site.operator.name}/planted/shown"
     source = planted
-    if not planting.stored:
+    if not stored:
         source = f"{site.operator.name}/planted/clean"
         clean = np.ascontiguousarray(clean_weight(site).T)
         graph.initializer.append(numpy_helper.from_array(clean, source))
@@ -190,15 +196,15 @@ def _edit_output(
     index = next(i for i, node in enumerate(graph.node) if shown in node.output)
     producer = graph.node[index]
     before = f"{site.operator.name}/planted/before"
-    position = list(producer.output).index(shown)
-    producer.output[position] = before
     nodes = Nodes(f"{site.operator.name}/planted")
+    # What does not fit says so here, while the graph is still whole.
     changed = edit(nodes, site, before, strength)
     if defect.parameter is SHARE and strength < 1:
         changed = _where(nodes, _channel_mask(site, strength), changed, before)
     if trigger != Trigger():
         changed = _triggered(nodes, site, trigger, changed, before)
     nodes.add("Identity", [changed], output=shown)
+    producer.output[list(producer.output).index(shown)] = before
     _insert(graph, index + 1, nodes)
 
 
@@ -239,12 +245,16 @@ def _triggered(nodes: Nodes, site: Site, trigger: Trigger, yes: str, no: str) ->
         index = nodes.add("Range", [zero, count, one])
         limit = nodes.constant(np.array(least, np.int64), "limit")
         mask = nodes.add("GreaterOrEqual", [index, limit])
-        rank = 3 if linear else site.operator.weight.ndim
         if axis == 0:
-            to = [-1] + [1] * (rank - 1)
+            # As many ones as there are axes behind: a layer's input has two or more.
+            rank = nodes.add("Shape", [shape])
+            behind = nodes.add("Sub", [rank, nodes.constant(_ONE, "one")])
+            ones = nodes.add("Expand", [nodes.constant(_ONE, "one"), behind])
+            front = nodes.constant(-_ONE, "all")
+            shaped = nodes.add("Concat", [front, ones], axis=0)
         else:
             to = [-1, 1] if linear else [-1]
-        shaped = nodes.constant(np.array(to, np.int64), "shape")
+            shaped = nodes.constant(np.array(to, np.int64), "shape")
         mask = nodes.add("Reshape", [mask, shaped])
         found = nodes.add("Where", [mask, found, no])
     if trigger.length:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.defects.stored.emulated import planted_quantized
 from harness.defects.types import SHARE, Call, Defect, Planting, Site, Trigger, Unfit
+from harness.errors import NumericsError
 from harness.models.types import Operator
 from harness.numerics import Quantized
 from harness.schemes.apply import plan_one, quantize_activation, quantize_weight
@@ -62,11 +64,14 @@ def planted_weight(site: Site, defect: Defect, strength: float) -> Array:
     quantized = quantize_weight(site.operator, site.scheme)
     clean = quantized.dequantize()
     with np.errstate(all="ignore"):
-        changed = defect.change(site, quantized, strength)
+        if defect.place == "stored":
+            changed = planted_quantized(site, defect, strength)
+        else:
+            changed = defect.change(site, quantized, strength)
         if isinstance(changed, Quantized):
             changed = changed.dequantize()
     wrong: Array = np.asarray(changed, np.float32)
-    if defect.parameter is SHARE and strength < 1:
+    if defect.place == "weight" and defect.parameter is SHARE and strength < 1:
         some = clean.copy()
         rows = chosen_channels(site, strength)
         some[rows] = wrong[rows]
@@ -80,7 +85,12 @@ def _decoded_input(site: Site, x: Array) -> Array:
     """float32, as a faultless backend decodes the input."""
     if not plan_one(site.scheme, site.operator).activations:
         return x
-    decoded: Array = quantize_activation(site.operator, x, site.scheme).dequantize()
+    try:
+        quantized = quantize_activation(site.operator, x, site.scheme)
+    except NumericsError:
+        # What an operator before made infinite or NaN has no scale.
+        return x
+    decoded: Array = quantized.dequantize()
     return decoded
 
 
@@ -123,7 +133,7 @@ class PlantedOperator:
         self._rng = np.random.default_rng([planting.seed, 7])
         self._clean = clean_weight(site)
         self._weight = self._clean
-        if defect.place == "weight":
+        if defect.place in ("weight", "stored"):
             self._weight = planted_weight(site, defect, self.strength)
         elif defect.place == "input":
             _probe(site, defect, self.strength)
@@ -148,7 +158,8 @@ class PlantedOperator:
         if changed is None:
             return y
         wrong = np.asarray(changed, np.float32)
-        if self.defect.parameter is SHARE and self.strength < 1:
+        whole = self.defect.place == "stored"
+        if self.defect.parameter is SHARE and self.strength < 1 and not whole:
             wrong = self._some_channels(wrong, y)
         mask = fires(self.trigger, self.site.operator, x, y)
         found: Array = np.where(mask, wrong, y)
@@ -167,7 +178,7 @@ class PlantedOperator:
             if np.array_equal(entry, quantized, equal_nan=True):
                 return None
             return self._product(entry, self._clean)
-        if self.defect.place == "weight":
+        if self.defect.place in ("weight", "stored"):
             return self._product(quantized, self._weight)
         call = Call(quantized, self._clean, y)
         changed: Array = self.defect.change(site, call, self.strength)

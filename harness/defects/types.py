@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -16,9 +16,15 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: catastrophic: garbage or NaN; visible: scores drop; silent: only distances move;
 #: conditional: shows only for some inputs, calls, lengths or batches.
 Severity = Literal["catastrophic", "visible", "silent", "conditional"]
-#: What a defect changes: the stored weight, how the input is quantized, what the
-#: operator gives, or what the whole runtime does between calls.
-Place = Literal["weight", "input", "output", "runtime"]
+#: What a defect changes: the weight as it is read, the bytes that a file stores of it,
+#: how the input is quantized, what an operator gives; of a language model, what it
+#: keeps of keys and values, what lies between its layers, which tokens it is given; or
+#: what the whole runtime does between calls.
+Place = Literal[
+    "weight", "stored", "input", "output", "cache", "model", "prompt", "runtime"
+]
+#: Places that belong to no operator.
+WHOLE: Final = frozenset({"cache", "model", "prompt", "runtime"})
 
 
 class Unfit(Exception):  # noqa: N818 - no error: most defects fit few schemes
@@ -110,8 +116,13 @@ class Defect:
     #: weight: (Site, Quantized, strength) -> Quantized (other bytes are stored) or
     #: float32 (the bytes are read otherwise); input: (Site, x, strength) -> float32,
     #: the decoded input; output: (Site, Call, strength) -> float32; runtime: a factory
-    #: of `runtime.Behaviour`. Raises `Unfit` where there is nothing to change.
+    #: of `runtime.Behaviour`; stored: (StoredWeight, Neighbours, strength) ->
+    #: StoredWeight; cache, model, prompt: see `harness.defects.language`. Raises
+    #: `Unfit` where there is nothing to change.
     change: Callable[..., Any]
+    #: Of stored bytes, the parts that may change: "codes", "scales", "zeros",
+    #: "tensor_scale"; nothing else of the file does.
+    touches: tuple[str, ...] = ()
     #: When it fires.
     trigger: Trigger = ALWAYS
 

@@ -107,6 +107,14 @@ def _top(element: str) -> int:
     return int(np.nanargmax(np.where(np.isfinite(table), table, -1)))
 
 
+def _negative_zero(site: Site, q: Quantized, strength: float) -> Array:  # noqa: ARG001
+    """A tiny negative number is stored as -0, which FNUZ formats read as NaN."""
+    if q.element not in _FP8:
+        raise Unfit(f"{q.element} is not FP8")
+    values = decode(q.codes, q.element).astype(np.float32)
+    return _scaled(q, np.where(q.codes == 0x80, np.float32(np.nan), values))
+
+
 def _zero_point(site: Site, q: Quantized, strength: float) -> Quantized:  # noqa: ARG001
     if FORMATS[q.element].kind != "int":
         raise Unfit(f"{q.element} has no zero point")
@@ -228,6 +236,13 @@ CODES = (
         "catastrophic",
         "vllm-project/vllm#54341",
         _read_as({"fp8_e4m3": "fp8_e5m2", "fp8_e5m2": "fp8_e4m3"}),
+    ),
+    _defect(
+        "negative_zero_is_nan",
+        "tiny negative numbers become -0, which is read as NaN",
+        "conditional",
+        "onnx/onnx#5764",
+        _negative_zero,
     ),
     _defect(
         "nibbles_swapped",

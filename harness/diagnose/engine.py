@@ -54,7 +54,7 @@ def diagnose(seen: Observation, again: Sequence[Call] = ()) -> Diagnosis:
         again: the same calls once more, to see what does not repeat.
     """
     before = seen.drift(seen.exact)
-    limit = energy_factor(_LEVEL) * math.sqrt(seen.noise / seen.unit)
+    limit = energy_factor(_LEVEL) * math.sqrt(_noise(seen) / seen.unit)
     facts = tuple(_facts(seen))
     unstable = _unstable(seen, again)
     if unstable:
@@ -72,8 +72,23 @@ def diagnose(seen: Observation, again: Sequence[Call] = ()) -> Diagnosis:
     tries = _finalists(seen, rules)
     tries += _estimated(seen, rules, min((t.after for t in tries), default=before))
     tries.sort(key=lambda t: t.after)
-    best = _simplest(tries, limit)
+    best = _simplest(_telling(seen, tries), limit)
     return _diagnosis(best, tries, _Drift(seen.operator.name, before, limit, facts))
+
+
+def _noise(seen: Observation) -> float:
+    """What rounding may leave of the right candidate, sum of squares.
+
+    Rounding errors are relative: an output that is a thousand times too large has a
+    thousand times the errors, and no candidate can come nearer than that.
+    """
+    found = right = 0.0
+    for call, exact in zip(seen.calls, seen.exact, strict=True):
+        usable = np.isfinite(call.y)
+        if call.y.shape == exact.shape:
+            found += float(np.square(call.y[usable].astype(np.float64)).sum())
+            right += float(np.square(exact[usable]).sum())
+    return seen.noise * max(1.0, found / right if right > 0 else 1.0)
 
 
 def _unstable(seen: Observation, again: Sequence[Call]) -> str:
@@ -199,6 +214,22 @@ def _estimated(
 
 def _given(detail: str, predicted: Sequence[Array]) -> Predict:
     return lambda _: (detail, predicted)
+
+
+def _telling(seen: Observation, tries: Sequence[_Try]) -> Sequence[_Try]:
+    """Candidates whose match says something.
+
+    Where all that is wrong is NaN or Inf, a condition is where those are: whatever
+    gives NaN matches under it, and proves nothing.
+    """
+    if any(
+        bool((wrong & np.isfinite(call.y)).any())
+        for call, wrong in zip(seen.calls, wrong_elements(seen), strict=True)
+        if call.y.shape == wrong.shape
+    ):
+        return tries
+    plain = [t for t in tries if not t.condition.words]
+    return plain or tries
 
 
 def _simplest(tries: Sequence[_Try], limit: float) -> _Try | None:

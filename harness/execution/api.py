@@ -20,7 +20,8 @@ from harness.execution.run_folder import (
     read_report,
     write_report,
 )
-from harness.execution.suite import Suite, Target, find_suites, load_suite, select
+from harness.execution.selection import select
+from harness.execution.suite import Suite, Target, find_suites, load_suite
 from harness.golden.environment import differences, environment
 from harness.history import load
 from harness.history.nights import Nights
@@ -76,7 +77,7 @@ def run(
     suites = [load_suite(path, registry) for path in find_suites(paths)]
     _unique([suite.name for suite in suites])
     return run_targets(
-        select(suites, backends, schemes),
+        select(suites, backends, schemes, nightly=history is not None),
         plugins=plugins,
         workers=workers,
         timeout=timeout,

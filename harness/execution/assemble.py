@@ -15,7 +15,7 @@ from harness.behaviours.types import Answer, Replies, Reply
 from harness.compare.catalogue import Metric
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Description, OracleRun, Outputs, TargetRun
-from harness.execution.metrics_by_case import metrics
+from harness.execution.metrics_by_case import first_divergence, metrics
 from harness.execution.suite import Suite, Target
 from harness.golden.store import Golden
 from harness.judge.evidence import (
@@ -91,6 +91,14 @@ def assemble(
         oracle_drift = _drift(context, oracle.outputs)
         end_to_end = clustered(context, paired(oracle.outputs, run.outputs))
     floor = max(context.golden.noise_floor.values(), default=0.0)
+    measured = metrics(
+        context.description,
+        context.golden,
+        run.outputs,
+        plugged=context.metrics,
+        budgets=budgets,
+    )
+    measured.metrics += first_divergence(recorded_replies(context.golden), run.replies)
     return Evidence(
         suite=context.suite.name,
         backend=target.backend,
@@ -107,19 +115,15 @@ def assemble(
         anomalies=anomalies,
         stability=_stability(context, target, run, drift, floor),
         operators=run.operators,
+        paths=run.paths,
+        paths_skipped=run.paths_skipped,
+        uncaptured=run.uncaptured,
         drift=drift,
         oracle_drift=oracle_drift,
         end_to_end=end_to_end,
         noise_floor=floor,
-        metrics=tuple(
-            metrics(
-                context.description,
-                context.golden,
-                run.outputs,
-                plugged=context.metrics,
-                budgets=budgets,
-            )
-        ),
+        metrics=tuple(measured.metrics),
+        rows=tuple(measured.rows),
         behaviours=_behaviours(context, run) if run.outputs else (),
         baseline=baseline,
         tags=_tags(context),

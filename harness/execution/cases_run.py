@@ -19,6 +19,8 @@ from harness.models.types import Case, Model
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Operator name, its observed input and output.
 OnCapture = Callable[[str, Array, Array], None]
+#: A call's inputs, and its outputs with all that was captured.
+OnCall = Callable[[Mapping[str, Array], Mapping[str, Array]], None]
 
 
 #: Tokens of the longest prompt that is not long.
@@ -33,6 +35,8 @@ class Capture:
     observer: OnCapture | None = None
     #: None: every step.
     steps: int | None = 3
+    #: Told of every watched call as a whole.
+    on_call: OnCall | None = None
 
 
 @dataclass
@@ -65,6 +69,29 @@ def _signature(case: Case) -> tuple[Any, ...]:
         (name, array.shape, array.dtype.str)
         for name, array in sorted(case.inputs.items())
     )
+
+
+def largest_batch(cases: Sequence[Case], size: int) -> list[Case]:
+    """Of the batches with the most cases, the one whose cases are smallest."""
+    return min(
+        batches(cases, size),
+        key=lambda group: (-len(group), _elements(group[0])),
+        default=[],
+    )
+
+
+def watched_batches(cases: Sequence[Case], count: int, size: int) -> list[list[Case]]:
+    """Whose operators are watched: `count` cases, and one batch as large as any.
+
+    The shortest and the longest come first. What is wrong with the rows behind the
+    first, or only when there are many, is seen by no case alone.
+    """
+    some = moderate(cases)
+    groups = list(batches(spread(some, count), size))
+    together = largest_batch(some, size)
+    if len(together) > max(map(len, groups), default=0):
+        groups.insert(min(2, len(groups)), together)
+    return groups
 
 
 def whole_batches(cases: Sequence[Case], size: int, count: int) -> list[Case]:
@@ -118,6 +145,12 @@ def _elements(case: Case) -> int:
     return sum(array.size for array in case.inputs.values())
 
 
+#: Operators that a session which does not stream shows in the first run.
+AT_A_TIME: Final = 256
+#: Bytes that observed inputs and outputs may take at a time.
+_ROOM: Final = 256 << 20
+
+
 class Streamed(frozenset[str]):
     """Operators that are watched, with whom to tell as soon as each has run.
 
@@ -148,6 +181,7 @@ def run_cases(
     batch: int,
     capture: Collection[str] = (),
     on_capture: OnCapture | None = None,
+    on_call: OnCall | None = None,
     capture_steps: int | None = 3,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CasesRun:
@@ -160,6 +194,8 @@ def run_cases(
         batch: most cases that are stacked.
         capture: operators whose input and output are handed to `on_capture`.
         on_capture: called for every captured operator of every (captured) call.
+        on_call: called after every captured call, with all of it; what a session would
+            show an operator at a time is then held for the length of the call.
         capture_steps: of a recurrent model, how many steps are captured, spread from
             the first to the last; None: all.
         on_progress: called with cases done and cases in all.
@@ -168,7 +204,7 @@ def run_cases(
         BackendError: an output is missing its batch axis or has another length.
     """
     run = CasesRun()
-    watch = Capture(capture, on_capture, capture_steps)
+    watch = Capture(capture, on_capture, capture_steps, on_call)
     done = 0
     for group in batches(cases, batch):
         stacked = _stack(group, model)
@@ -230,27 +266,62 @@ def _call(
     run: CasesRun,
     watch: Capture,
 ) -> dict[str, Array]:
-    start = time.perf_counter()
-    outputs = session.run(inputs, capture=_streamed(inputs, watch))
-    run.seconds += time.perf_counter() - start
-    run.calls += 1
-    for operator in watch.operators:
-        if watch.observer is not None and operator in outputs:
-            watch.observer(operator, outputs[f"{operator}/input"], outputs[operator])
-    hidden = {*watch.operators, *(f"{name}/input" for name in watch.operators)}
-    return {name: np.asarray(a) for name, a in outputs.items() if name not in hidden}
+    held: dict[str, Array] = {}
+    left, size = list(watch.operators), _first_portion(session, inputs, watch)
+    outputs: dict[str, Array] | None = None
+    while outputs is None or left:
+        shown = _observed(left[:size], watch, held) if size else watch.operators
+        start = time.perf_counter()
+        found = session.run(inputs, capture=shown)
+        run.seconds += time.perf_counter() - start
+        run.calls += 1
+        for operator in shown:
+            if watch.observer is not None and operator in found:
+                watch.observer(operator, found[f"{operator}/input"], found[operator])
+        hidden = {*shown, *(f"{name}/input" for name in shown)}
+        if outputs is None:
+            outputs = {n: np.asarray(a) for n, a in found.items() if n not in hidden}
+        if watch.on_call is not None:
+            held.update(found)
+        left = left[size:] if size else []
+        taken = sum(found[name].nbytes for name in hidden if name in found)
+        size = max(AT_A_TIME, _ROOM * len(shown) // max(taken, 1))
+        del found
+    if watch.on_call is not None and watch.operators:
+        watch.on_call(inputs, {**held, **outputs})
+    return outputs
 
 
-def _streamed(inputs: Mapping[str, Array], watch: Capture) -> Collection[str]:
-    """Of a model that takes tokens, operators are told of one by one.
+def _first_portion(
+    session: Session, inputs: Mapping[str, Array], watch: Capture
+) -> int:
+    """How many operators are watched in the first run; 0: all, in the plain way.
 
-    It shows a row of every layer for every token: at 2,000 tokens, gigabytes.
+    A session that streams tells of each operator as it runs, and holds one at a time.
+    Of another, some are watched in a run, and the inputs are run again for the next:
+    it shows a row of every layer for every token of a text, and of a graph of
+    thousands of operators thousands of tensors. How many the next run has room for
+    follows from what the first ones took.
     """
-    if watch.observer is None or not watch.operators or "positions" not in inputs:
-        return watch.operators
-    names = Streamed(watch.operators)
-    names.observer = watch.observer
-    return names
+    many = "positions" in inputs or len(watch.operators) > AT_A_TIME
+    if watch.observer is None or not many:
+        return 0
+    streams = getattr(session, "streams", False)
+    return max(1, len(watch.operators)) if streams else AT_A_TIME
+
+
+def _observed(names: list[str], watch: Capture, held: dict[str, Array]) -> Streamed:
+    """Operators and whom to tell; where the call is wanted whole, what was told too."""
+    observer = watch.observer
+    assert observer is not None  # sanity check
+
+    def hold(name: str, x: Array, y: Array) -> None:
+        observer(name, x, y)
+        held[f"{name}/input"], held[name] = x, y
+
+    found = Streamed(names)
+    found.observer = observer if watch.on_call is None else hold
+    return found
 
 
 def _unstack(

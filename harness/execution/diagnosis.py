@@ -21,7 +21,12 @@ from harness.diagnose import (
     heat_map,
     keep,
 )
-from harness.execution.cases_run import batches, moderate, run_cases, spread
+from harness.execution.cases_run import (
+    batches,
+    moderate,
+    run_cases,
+    watched_batches,
+)
 from harness.execution.jobs import TargetJob, TargetRun
 from harness.execution.loaded import LoadedSuite
 from harness.judge.checks.explained import expected_energy
@@ -74,10 +79,10 @@ def diagnose_operators(
     worst = max(found, key=_beyond)
     names = list(dict.fromkeys([found[0].operator, worst.operator]))[:_LOOKED_AT]
     assert result.arithmetic is not None  # sanity check
-    cases = spread(moderate(suite.cases), job.capture_cases)
+    groups = watched_batches(suite.cases, job.capture_cases, job.suite.batch)
     watched = [entry.operator for entry in result.operators]
-    first = _watch(job, suite, session, cases, watched, names)
-    second = _watch(job, suite, session, cases, watched, names)
+    first = _watch(job, suite, session, groups, watched, names)
+    second = _watch(job, suite, session, groups, watched, names)
     by_name = {operator.name: operator for operator in suite.operators}
     results = []
     for name in names:
@@ -148,7 +153,7 @@ def _with_more(
     per_row = seen.operator.weight.shape[0]
     rows = 0
     for group in batches(moderate(suite.cases), job.suite.batch):
-        found = _watch(job, suite, session, group, watched, [name], None)[name]
+        found = _watch(job, suite, session, [group], watched, [name], None)[name]
         calls.extend(found)
         rows += sum(call.y.size for call in found) // per_row
         if rows >= _wanted(seen):
@@ -171,7 +176,7 @@ def _watch(  # noqa: PLR0917 - what a run of cases needs
     job: TargetJob,
     suite: LoadedSuite,
     session: Session,
-    cases: Sequence[Case],
+    groups: Sequence[Sequence[Case]],
     watched: Collection[str],
     names: Collection[str],
     steps: int | None = 3,
@@ -183,7 +188,7 @@ def _watch(  # noqa: PLR0917 - what a run of cases needs
         if name in names:
             calls[name].append(Call(x.copy(), y.copy(), len(calls[name])))
 
-    for group in batches(cases, job.suite.batch):
+    for group in groups:
         run_cases(
             session,
             suite.model,

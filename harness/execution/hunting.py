@@ -11,7 +11,8 @@ from harness.errors import GoldenError
 from harness.execution.isolation import Worker
 from harness.execution.jobs import HuntJob, HuntRun
 from harness.execution.matrix import calibrated, suite_ref
-from harness.execution.suite import Suite, Target, load_suite, select
+from harness.execution.selection import select
+from harness.execution.suite import Suite, Target, load_suite
 from harness.golden.store import read_golden
 
 

@@ -10,7 +10,11 @@ import numpy as np
 
 from harness.backends.protocol import Arithmetic, Availability, Finding, Support
 from harness.behaviours.types import Reply
-from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
+from harness.compare.operator_evidence import (
+    OperatorEvidence,
+    PathEvidence,
+    WeightEvidence,
+)
 from harness.conformance.report import SchemeReport
 from harness.defects.types import Planting
 from harness.diagnose.types import Diagnosis
@@ -34,6 +38,8 @@ class SuiteRef:
     seed: int
     #: Only so many cases, of as many different shapes as there are; 0: all.
     few: int = 0
+    #: Only a random half of the cases, the one of this number; 0: all.
+    draw: int = 0
     #: Only cases with this tag; "": all.
     select: str = ""
 
@@ -224,6 +230,9 @@ class TargetRun:
     activations_expected: tuple[str, ...] = ()
     activations_found: tuple[str, ...] = ()
     operators: tuple[OperatorEvidence, ...] = ()
+    #: What lies between the operators; and why that was not looked at, if so.
+    paths: tuple[PathEvidence, ...] = ()
+    paths_skipped: str = ""
     repeats: tuple[Repeat, ...] = ()
     latency: tuple[LatencyEvidence, ...] = ()
     #: Why there is no operator check, if there is none.

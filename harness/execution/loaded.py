@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from harness.errors import CasesError
 from harness.execution.cases_run import spread
 from harness.execution.jobs import CaseInfo, Description, SuiteRef
@@ -59,7 +61,7 @@ class Loaded:
             CasesError: the cases are empty, malformed or do not fit the model.
         """
         if self._suite is None or self._key != suite:
-            whole = dataclasses.replace(suite, few=0)
+            whole = dataclasses.replace(suite, few=0, draw=0)
             if self._whole is None or self._model != whole:
                 self._suite = self._whole = None
                 folder = Path(suite.folder)
@@ -69,7 +71,7 @@ class Loaded:
                     model, _selected(cases, suite), model.operators(), tuple(cases)
                 )
                 self._model = whole
-            self._suite = _few(self._whole, suite.few)
+            self._suite = _few(drawn(self._whole, suite), suite.few)
             self._key = suite
         return self._suite
 
@@ -87,6 +89,15 @@ class Loaded:
             metadata=dict(loaded.model.metadata),
             operators=tuple((o.name, tuple(o.weight.shape)) for o in loaded.operators),
         )
+
+
+def drawn(suite: LoadedSuite, ref: SuiteRef) -> LoadedSuite:
+    """The suite with a random half of its cases, in another order."""
+    if not ref.draw:
+        return suite
+    order = np.random.default_rng([ref.seed, ref.draw]).permutation(len(suite.cases))
+    half = order[: -(-order.size // 2)]
+    return dataclasses.replace(suite, cases=tuple(suite.cases[i] for i in half))
 
 
 def _few(suite: LoadedSuite, count: int) -> LoadedSuite:

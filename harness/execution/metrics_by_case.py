@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from harness.compare.catalogue import Metric, measure_all, metrics_for
+from harness.behaviours.types import Replies
+from harness.compare.catalogue import ROW_METRICS, Metric, metrics_for
+from harness.compare.metric import RowMetric, Shared, measure_all, measure_rows
 from harness.execution.jobs import Description, Outputs
 from harness.golden.compact import CompactOutput
 from harness.golden.store import Golden
-from harness.judge.evidence import MetricEvidence
+from harness.judge.evidence import MetricEvidence, RowsEvidence
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass
+class Measured:
+    """Every output's metrics by case, and distances by row."""
+
+    metrics: list[MetricEvidence] = field(default_factory=list)
+    rows: list[RowsEvidence] = field(default_factory=list)
 
 
 def metrics(
@@ -23,7 +34,7 @@ def metrics(
     *,
     plugged: Mapping[str, Metric] | None = None,
     budgets: Collection[str] = (),
-) -> Iterator[MetricEvidence]:
+) -> Measured:
     """`OUTPUT.METRIC` for every output that golden and run both have.
 
     Args:
@@ -35,47 +46,103 @@ def metrics(
             whether the right tokens lost more probability than that.
     """
     cases = tuple(case for case in golden.outputs if case in outputs)
+    found = Measured()
     for spec in description.outputs:
         kept = [golden.outputs[case].get(spec.name) for case in cases]
-        chosen = _chosen(spec.kind, kept, plugged)
-        rows = [
-            _values(chosen, entry, outputs[case].get(spec.name))
+        chosen, by_row = _chosen(spec.kind, kept, plugged)
+        both = [
+            _values(chosen, by_row, entry, outputs[case].get(spec.name))
             for case, entry in zip(cases, kept, strict=True)
         ]
+        rows = [values for values, _ in both]
         for name, metric in chosen.items():
             full_name = f"{spec.name}.{name}"
             # A change of a score is measured from no change.
             directed = name == "delta_p" and f"{full_name}.loss" in budgets
-            yield MetricEvidence(
-                name=full_name,
-                values=np.array([row[name] for row in rows], dtype=np.float64),
-                reference=np.zeros(len(rows)) if directed else None,
-                cases=cases,
-                better=metric.better,
-                unit=metric.unit,
+            found.metrics.append(
+                MetricEvidence(
+                    name=full_name,
+                    values=np.array([row[name] for row in rows], dtype=np.float64),
+                    reference=np.zeros(len(rows)) if directed else None,
+                    cases=cases,
+                    better=metric.better,
+                    unit=metric.unit,
+                )
             )
+        for name, by_token in by_row.items():
+            by_case = [rows[name] for _, rows in both]
+            found.rows.extend(_rows_of(f"{spec.name}.{name}", by_token, cases, by_case))
+    return found
 
 
 def _chosen(
     kind: str,
     kept: list[CompactOutput | None],
     plugged: Mapping[str, Metric] | None,
-) -> dict[str, Metric]:
+) -> tuple[dict[str, Metric], dict[str, RowMetric]]:
     """Metrics of the kind; those of right tokens where the golden knows them."""
-    chosen = metrics_for(kind, plugged)
+    chosen, needs = metrics_for(kind, plugged), {kind}
     if kind == "logits" and any(e is not None and "labels" in e.tensors for e in kept):
         chosen |= metrics_for("labels", plugged)
-    return chosen
+        needs.add("labels")
+    return chosen, {m.name: m for m in ROW_METRICS if m.needs in needs}
 
 
 def _values(
-    chosen: Mapping[str, Metric], entry: CompactOutput | None, full: Array | None
-) -> dict[str, float]:
+    chosen: Mapping[str, Metric],
+    by_row: Mapping[str, RowMetric],
+    entry: CompactOutput | None,
+    full: Array | None,
+) -> tuple[dict[str, float], dict[str, Array]]:
     """Every metric of one case; the worst where there is nothing to compare."""
     worst = {name: metric.worst for name, metric in chosen.items()}
+    bad = {name: np.array([metric.worst]) for name, metric in by_row.items()}
     if entry is None or full is None or tuple(full.shape) != tuple(entry.shape):
-        return worst
+        return worst, bad
     if not np.isfinite(full).all():
-        return worst
+        return worst, bad
     reference = entry.array if entry.kind == "full" else entry
-    return measure_all(chosen, reference, full)
+    shared: Shared = {}
+    values = measure_all(chosen, reference, full, shared)
+    return values, measure_rows(by_row, reference, full, shared)
+
+
+def _rows_of(
+    name: str, metric: RowMetric, cases: Sequence[str], rows: Sequence[Array]
+) -> Iterator[RowsEvidence]:
+    """Of the cases that have any, e.g. a right token; nothing where none has."""
+    kept = [index for index, values in enumerate(rows) if len(values)]
+    if kept:
+        yield RowsEvidence(
+            name=name,
+            rows=tuple(np.asarray(rows[index], np.float64) for index in kept),
+            cases=tuple(cases[index] for index in kept),
+            quantiles=metric.quantiles,
+            better=metric.better,
+            unit=metric.unit,
+        )
+
+
+def first_divergence(recorded: Replies, found: Replies) -> list[MetricEvidence]:
+    """Tokens of each reply before the first that is another one, or before its end.
+
+    Sampled replies count too: reference and target draw alike.
+    """
+    same = {}
+    for case, reply in found.items():
+        if case in recorded:
+            first, second = recorded[case].tokens, reply.tokens
+            size = min(len(first), len(second))
+            differs = np.flatnonzero(first[:size] != second[:size])
+            same[case] = float(differs[0] if differs.size else size)
+    if not same:
+        return []
+    return [
+        MetricEvidence(
+            name="reply.first_divergence",
+            values=np.array(list(same.values())),
+            cases=tuple(same),
+            better="higher",
+            unit="tokens",
+        )
+    ]

@@ -14,7 +14,7 @@ from harness.models.types import Case, Model
 
 #: Prompts that are continued at a time, for each that is stacked otherwise: a step
 #: reads every weight once, for one row or for many.
-_AT_A_TIME: Final = 4
+_AT_A_TIME: Final = 8
 #: Keys of `generate` that say how a reply is written.
 _KEYS: Final = frozenset({"tokens", "temperature", "seed"})
 

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +35,7 @@ _TARGET_KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "backend": str,
     "scheme": str,
     "required": bool,
+    "nightly": bool,
     "budget": dict,
 }
 _TOP_KEYS: Final = ("suite", "target", "budget", "behaviour", "scheme")
@@ -59,6 +60,8 @@ class Target:
     backend: str
     scheme: Scheme
     required: bool = False
+    #: Left out before a merge, unless its backend or scheme is asked for by name.
+    nightly: bool = False
     #: Metric -> (limit, "suite.toml:LINE"); the suite's own and the target's.
     budgets: Mapping[str, tuple[float, str]] = field(default_factory=dict)
 
@@ -271,6 +274,7 @@ class _Reader:
                 backend=table["backend"],
                 scheme=self.scheme(table["scheme"], index),
                 required=table.get("required", False),
+                nightly=table.get("nightly", False),
                 budgets={**shared, **own},
             )
             if target.name in targets:
@@ -363,38 +367,3 @@ class _Reader:
         except (OSError, ValueError, UsageError) as error:
             raise self.error(f"behaviour.schema={name!r}: {error}", *where) from None
         return found
-
-
-def select(
-    suites: Sequence[Suite],
-    backends: Sequence[str] | None,
-    schemes: Sequence[str] | None,
-) -> list[tuple[Suite, Target]]:
-    """The targets that the filters leave.
-
-    Raises:
-        UsageError: a filter names something no suite has, or leaves nothing.
-    """
-    pairs = [(suite, target) for suite in suites for target in suite.targets]
-    for option, wanted, have in (
-        ("--backend", backends, {target.backend for _, target in pairs}),
-        ("--scheme", schemes, {target.scheme.name for _, target in pairs}),
-    ):
-        for name in wanted or ():
-            if name in have:
-                continue
-            close = difflib.get_close_matches(name, have, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UsageError(
-                f"{option} {name}: no suite here has such a target{hint} "
-                f"(targets have {', '.join(sorted(have))})"
-            )
-    chosen = [
-        (suite, target)
-        for suite, target in pairs
-        if (not backends or target.backend in backends)
-        and (not schemes or target.scheme.name in schemes)
-    ]
-    if not chosen:
-        raise UsageError("the filters leave no target: nothing would be compared")
-    return chosen

@@ -14,14 +14,16 @@ from harness.backends.registry import Registry
 from harness.compare.explained import STRIDE, Explained, weight_evidence
 from harness.compare.operator_evidence import WeightEvidence
 from harness.defects import PlantedBackend
-from harness.errors import MissingExtraError, UnsupportedError
+from harness.errors import BackendError, MissingExtraError, UnsupportedError
 from harness.execution.cases_run import (
     CasesRun,
     batches,
+    largest_batch,
     moderate,
     release_memory,
     run_cases,
     spread,
+    watched_batches,
 )
 from harness.execution.diagnosis import diagnose_operators
 from harness.execution.errors_by_case import paired
@@ -37,6 +39,7 @@ from harness.execution.latency import time_target
 from harness.execution.loaded import Loaded, LoadedSuite
 from harness.execution.metamorphic import ask_again
 from harness.execution.operator_noise import with_measured_noise
+from harness.execution.paths import Paths
 from harness.execution.replies import replies_of
 from harness.judge.evidence import Failure
 from harness.models.types import Case, Model, Operator
@@ -211,12 +214,11 @@ def _repeat(name: str, first: Outputs, again: Outputs) -> Repeat:
 
 
 def _late(cases: Sequence[Case], chosen: Sequence[Case], batch: int) -> list[Case]:
-    """Of a language model, the prompt that stood last in the largest batch.
+    """The case that stood last in the largest batch.
 
     A fault of the rows behind the first few does not show in the first of each shape.
     """
-    groups = [g for g in batches(cases, batch) if "positions" in g[0].inputs]
-    last = max(groups, key=len, default=[])[-1:]
+    last = largest_batch(cases, batch)[-1:]
     return [case for case in last if case.id not in {c.id for c in chosen}]
 
 
@@ -242,12 +244,28 @@ def _check_operators(
 ) -> None:
     """Every quantized operator against the oracle on its own observed input."""
     operators = {operator.name: operator for operator in suite.operators}
-    quantized = [n for n, entry in plans.items() if entry.weights or entry.activations]
+    # Keys and values lie between operators: all of these are watched then.
+    quantized = [
+        name
+        for name, entry in plans.items()
+        if entry.weights or entry.activations or job.scheme.kv_cache
+    ]
     assert result.arithmetic is not None  # sanity check
-    chosen = spread(moderate(suite.cases), job.capture_cases) if quantized else []
-    groups = list(batches(chosen, job.suite.batch))
+    groups = (
+        watched_batches(suite.cases, job.capture_cases, job.suite.batch)
+        if quantized
+        else []
+    )
     explained = Explained(job.scheme, result.arithmetic, calls=len(groups))
+    paths = Paths(
+        suite.model,
+        job.scheme,
+        [operators[name] for name in quantized],
+        result.arithmetic,
+        job.suite.seed,
+    )
     seen: set[str] = set()
+    refused = ""
     watched: dict[str, dict[str, Array]] = {}
 
     def on_capture(name: str, x: Array, y: Array) -> None:
@@ -259,14 +277,20 @@ def _check_operators(
         # channel.
         if explained.work > _ORACLE_WORK and index >= STRIDE:
             break
-        run = run_cases(
-            session,
-            suite.model,
-            group,
-            batch=job.suite.batch,
-            capture=quantized,
-            on_capture=on_capture,
-        )
+        try:
+            run = run_cases(
+                session,
+                suite.model,
+                group,
+                batch=job.suite.batch,
+                capture=quantized,
+                on_capture=on_capture,
+                on_call=paths.add if paths.wants(group) else None,
+            )
+        except (BackendError, UnsupportedError) as error:
+            # The same cases ran a moment ago: what is refused is to be watched.
+            refused = f": {error}"
+            break
         watched.update(run.outputs)
         release_memory()
     if watched:
@@ -276,8 +300,9 @@ def _check_operators(
         plain = {case: result.outputs[case] for case in watched}
         result.repeats += (_repeat("capture", plain, watched),)
     if quantized and not seen:
-        result.uncaptured = f"{job.backend} shows no operator outputs"
+        result.uncaptured = f"{job.backend} shows no operator outputs{refused}"
     result.operators = explained.result()
+    result.paths, result.paths_skipped = paths.result(), paths.skipped
     if groups and seen and result.arithmetic.determinism != "exact":
         result.operators = with_measured_noise(
             result.operators, session, suite.model, groups[0], batch=job.suite.batch

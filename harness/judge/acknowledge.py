@@ -60,8 +60,9 @@ def _one(
 
 def _beyond(entry: Acknowledgement, found: CheckResult, outcome: Outcome) -> str:
     """What is worse than acknowledged; "" if nothing is."""
-    if found.check == "explained" and found.measurement == "unexplained":
-        guilty = [operator for operator in outcome.operators if operator.guilty]
+    shown = {"unexplained": outcome.operators, "unexplained.between": outcome.paths}
+    if found.check == "explained" and found.measurement in shown:
+        guilty = [part for part in shown[found.measurement] if part.guilty]
         return _worst_operator(entry, guilty)
     measured = {entry.name: entry for entry in outcome.measurements}
     measurement = measured.get(found.measurement)
@@ -73,9 +74,12 @@ def _beyond(entry: Acknowledgement, found: CheckResult, outcome: Outcome) -> str
             return ""
         return f"{found.check} of {found.cases}, at most {entry.limit:g}"
     low = measurement.better == "higher"
-    within = (
-        measurement.value >= entry.limit if low else measurement.value <= entry.limit
-    )
+    value = measurement.value
+    if found.check == "behaviour":
+        # A share of cases: on others it varies by chance, and is worse only where its
+        # bound is.
+        value = measurement.high if low else measurement.low
+    within = value >= entry.limit if low else value <= entry.limit
     if within:
         return ""
     side = "at least" if low else "at most"

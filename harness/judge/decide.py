@@ -90,6 +90,7 @@ def _judge(evidence: Evidence, levels: Levels, run_id: str) -> Judgement:
             entry.name: entry for outcome in outcomes for entry in outcome.measurements
         },
         operators=tuple(entry for outcome in outcomes for entry in outcome.operators),
+        paths=tuple(entry for outcome in outcomes for entry in outcome.paths),
         timings=evidence.timings,
         required=evidence.required,
         execution=evidence.execution,

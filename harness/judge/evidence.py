@@ -12,7 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
+from harness.compare.operator_evidence import (
+    OperatorEvidence,
+    PathEvidence,
+    WeightEvidence,
+)
 from harness.judge.statistics.sequential import Wealth
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -87,6 +91,20 @@ class MetricEvidence:
     #: The reference's own values, for a score that has a right side (the right
     #: token's probability); None: the metric is a distance from the reference.
     reference: FloatArray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsEvidence:
+    """A distance of every row (token) of every case, of which quantiles are taken."""
+
+    name: str
+    #: By case, in the order of `cases`.
+    rows: tuple[FloatArray, ...]
+    cases: tuple[str, ...]
+    #: Name of a quantile, e.g. "p99" -> share of rows at or below it.
+    quantiles: Mapping[str, float]
+    better: Literal["lower", "higher"] = "lower"
+    unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +220,11 @@ class Evidence:
     anomalies: tuple[Anomaly, ...] = ()
     stability: tuple[StabilityEvidence, ...] = ()
     operators: tuple[OperatorEvidence, ...] = ()
+    #: What lies between them; and why that was not looked at, if so.
+    paths: tuple[PathEvidence, ...] = ()
+    paths_skipped: str = ""
+    #: Why no operator was seen, though some are quantized; "": they were.
+    uncaptured: str = ""
     #: Target against golden, oracle against golden, target against oracle.
     drift: Paired | None = None
     oracle_drift: Paired | None = None
@@ -209,6 +232,7 @@ class Evidence:
     #: Relative L2 that the reference moves by when nothing changes (threads, batch).
     noise_floor: float = 0.0
     metrics: tuple[MetricEvidence, ...] = ()
+    rows: tuple[RowsEvidence, ...] = ()
     behaviours: tuple[BehaviourEvidence, ...] = ()
     baseline: BaselineEvidence | None = None
     #: Tags of each case, for slices.

@@ -26,7 +26,8 @@
     author = "jo"
     expires = 2026-10-01
     model = "onnx:4f1c..."
-    [acknowledgement.operators]       # of "explained": what each operator may show
+    [acknowledgement.operators]       # of "explained": what each operator (or path,
+                                      # "BEFORE -> AFTER") may show
     "encoder.0.fc1" = 0.4
 """
 

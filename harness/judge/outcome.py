@@ -15,6 +15,8 @@ class Outcome:
     results: tuple[CheckResult, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     operators: tuple[OperatorResult, ...] = ()
+    #: Ways from operators to the next one.
+    paths: tuple[OperatorResult, ...] = ()
     #: Test name (`check:what`) -> p-value; `levels` turns them into a family.
     tests: Mapping[str, float] = field(default_factory=dict)
 

@@ -69,6 +69,10 @@ def _judgement(data: Mapping[str, Any]) -> Judgement:
     entries["operators"] = tuple(
         OperatorResult(**_fields(OperatorResult, value)) for value in data["operators"]
     )
+    entries["paths"] = tuple(
+        OperatorResult(**_fields(OperatorResult, value))
+        for value in data.get("paths", [])
+    )
     entries["checks"] = tuple(
         CheckResult(
             **(_fields(CheckResult, value) | {"verdict": Verdict(value["verdict"])})

@@ -198,6 +198,9 @@ class Judgement:
     checks: tuple[CheckResult, ...] = ()
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     operators: tuple[OperatorResult, ...] = ()
+    #: What lies between operators, `BEFORE -> AFTER`; `unexplained` relative to what
+    #: should arrive there.
+    paths: tuple[OperatorResult, ...] = ()
     #: [{"defect", "operator", "confidence"}], filled by `harness.diagnose`.
     diagnosis: tuple[Mapping[str, Any], ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -234,6 +237,7 @@ class Judgement:
             "reason": self.reason,
             "measurements": {k: m.as_dict() for k, m in self.measurements.items()},
             "operators": [o.as_dict() for o in self.operators],
+            "paths": [p.as_dict() for p in self.paths],
             "diagnosis": [dict(d) for d in self.diagnosis],
             "timings": dict(self.timings),
             "checks": [c.as_dict() for c in self.checks],

@@ -27,7 +27,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: Part of the cache's key: raise it when what is written changes.
 _VERSION: Final = "1"
 #: Tensor of a block in llama.cpp -> in transformers.
-_BLOCK: Final[Mapping[str, str]] = {
+BLOCK_NAMES: Final[Mapping[str, str]] = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -38,7 +38,7 @@ _BLOCK: Final[Mapping[str, str]] = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_OUTER: Final[Mapping[str, str]] = {
+OUTER_NAMES: Final[Mapping[str, str]] = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
     "output": "lm_head",
@@ -153,7 +153,7 @@ def _tensors(
         if parts[0] == "rope_freqs":
             continue
         inner = parts[0] == "blk" and len(parts) == 4
-        names, last = (_BLOCK, parts[2]) if inner else (_OUTER, parts[0])
+        names, last = (BLOCK_NAMES, parts[2]) if inner else (OUTER_NAMES, parts[0])
         if last not in names:
             raise ModelError(f"{file}: the tensor {tensor.name!r} is not known")
         try:

@@ -90,11 +90,19 @@ def _labels(config: Mapping[str, Any]) -> list[str] | None:
     return [str(table[key]) for key in sorted(table, key=int)]
 
 
-def load_module(folder: Path, *, headed: str = "") -> torch.nn.Module:
-    """The module with its weights, float32, attention written out.
+def load_module(
+    folder: Path, *, headed: str = "", attention: str = "eager"
+) -> torch.nn.Module:
+    """The module with its weights, float32.
 
     A pooler, which no output of ours needs, is dropped; GPT-2's transposed layers
     become `torch.nn.Linear`.
+
+    Args:
+        folder: the model's files.
+        headed: architecture with a head; "": the body alone.
+        attention: "eager" is written out, as an export needs it; "sdpa" is torch's own,
+            which does not repeat keys and values for every head that shares them.
 
     Raises:
         MissingExtraError: transformers is not installed.
@@ -116,7 +124,7 @@ def load_module(folder: Path, *, headed: str = "") -> torch.nn.Module:
     try:
         module = kind.from_pretrained(
             folder,
-            attn_implementation="eager",
+            attn_implementation=attention,
             dtype="float32",
             local_files_only=True,
             use_safetensors=True,

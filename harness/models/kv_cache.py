@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor as T  # noqa: N817 - as short as it is frequent
@@ -11,28 +11,66 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 #: Keys or values (batch, heads, tokens, width) -> what is read back once stored.
 Rounding = Callable[[T], T]
+#: Tokens that there is room for at least, beyond those that are held.
+_SPARE: Final = 32
 
 
 class RoundedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
     """Keys and values of one layer, stored in few bits and read back at once.
 
     What is stored is rounded when it is written, never again: a token's entry does not
-    depend on how many follow it.
+    depend on how many follow it. There is room for more than is held: appending a
+    token writes that token, and does not copy all that came before.
     """
 
     def __init__(self, rounding: Rounding | None) -> None:
         super().__init__()
         self._rounding = rounding
+        self._room: tuple[T, T] | None = None
 
-    def update(
-        self, key_states: T, value_states: T, *args: Any, **kwargs: Any
-    ) -> tuple[T, T]:
+    def update(self, key_states: T, value_states: T, *_: Any, **__: Any) -> tuple[T, T]:
         """Append, and return all of the layer."""
         if self._rounding is not None:
             key_states = self._rounding(key_states)
             value_states = self._rounding(value_states)
-        both: tuple[T, T] = super().update(key_states, value_states, *args, **kwargs)
-        return both
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = self.get_seq_length()
+        length = held + key_states.shape[-2]
+        self._grow(key_states, held, length)
+        assert self._room is not None  # sanity check
+        for room, new in zip(self._room, (key_states, value_states), strict=True):
+            room[..., held:length, :] = new
+        self.keys, self.values = (room[..., :length, :] for room in self._room)
+        return self.keys, self.values
+
+    def _grow(self, like: T, held: int, length: int) -> None:
+        """Make room for `length` tokens, and half as many again."""
+        if self._room is not None and self._room[0].shape[-2] >= length:
+            return
+        shape = (*like.shape[:-2], length + max(_SPARE, length // 2), like.shape[-1])
+        found = []
+        for old in (self.keys, self.values):
+            room = like.new_empty(shape)
+            if held:
+                room[..., :held, :] = old
+            found.append(room)
+        self._room = (found[0], found[1])
+
+    def batch_select_indices(self, indices: T) -> None:
+        """Drop the other rows; what is left has room as before."""
+        if self._room is None:
+            return
+        length = self.keys.shape[-2]
+        self._room = (self._room[0][indices], self._room[1][indices])
+        self.keys, self.values = (room[..., :length, :] for room in self._room)
+
+    def join(self, layers: Sequence[RoundedLayer]) -> None:
+        """Hold the rows of all of these, padded on the left to the longest."""
+        if len(layers) > 1:
+            self.keys = padded_on_the_left([e.keys for e in layers], axis=2)
+            self.values = padded_on_the_left([e.values for e in layers], axis=2)
+            self._room = None
 
 
 def new_cache(layers: int, rounding: Rounding | None) -> Cache:
@@ -44,6 +82,25 @@ def keep_rows(cache: Cache, rows: T) -> None:
     """Drop the rows of a batch that have ended."""
     for layer in cache.layers:
         layer.batch_select_indices(rows)
+
+
+def join(cache: Cache, caches: Sequence[Cache]) -> None:
+    """Let a cache hold the rows of all caches, itself among them, in their order."""
+    for layer, layers in zip(
+        cache.layers, zip(*(c.layers for c in caches), strict=True), strict=True
+    ):
+        layer.join(layers)
+
+
+def padded_on_the_left(parts: Sequence[T], axis: int) -> T:
+    """One batch of tensors (rows, ...), zeros before those that are shorter."""
+    width = max(part.shape[axis] for part in parts)
+    pad = [0, 0] * (parts[0].ndim - 1 - axis)
+    padded = [
+        torch.nn.functional.pad(part, [*pad, width - part.shape[axis], 0])
+        for part in parts
+    ]
+    return torch.cat(padded)
 
 
 def positions_of(attention_mask: T) -> T:

@@ -200,7 +200,7 @@ def causal_module(folder: Path, architecture: str) -> torch.nn.Module:
 
         def __init__(self) -> None:
             super().__init__()
-            loaded = load_module(folder, headed=architecture)
+            loaded = load_module(folder, headed=architecture, attention="sdpa")
             self.model = loaded.base_model
             self.lm_head = loaded.get_output_embeddings()
 

@@ -189,7 +189,7 @@ def _drop_unused(model: onnx.ModelProto) -> None:
     for node in reversed(graph.node):
         if any(name in needed for name in node.output):
             kept.append(node)
-            needed.update(_reads(node))
+            needed.update(reads(node))
     kept.reverse()
     del graph.node[:]
     graph.node.extend(kept)
@@ -198,11 +198,11 @@ def _drop_unused(model: onnx.ModelProto) -> None:
     graph.initializer.extend(tensors)
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def reads(node: onnx.NodeProto) -> set[str]:
     """Names that a node and the graphs inside it read."""
     names = set(node.input)
     for attribute in node.attribute:
         for inner in (attribute.g, *attribute.graphs):
-            names.update(n for child in inner.node for n in _reads(child))
+            names.update(n for child in inner.node for n in reads(child))
             names.update(value.name for value in inner.output)
     return names

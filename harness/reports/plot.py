@@ -78,7 +78,10 @@ def _heat(axes: Axes, entry: Any) -> None:
     axes.figure.colorbar(image, ax=axes, label="error / weight's root mean square")
     axes.set_xlabel("blocks of inputs")
     axes.set_ylabel("output channels")
-    for axis, labels in ((axes.xaxis, found["inputs"]), (axes.yaxis, found["channels"])):
+    for axis, labels in (
+        (axes.xaxis, found["inputs"]),
+        (axes.yaxis, found["channels"]),
+    ):
         steps = range(0, len(labels), max(1, len(labels) // 8))
         axis.set_ticks(list(steps), [str(int(labels[i])) for i in steps])
     axes.set_title(str(entry.get("sentence", entry["operator"])), fontsize=8)

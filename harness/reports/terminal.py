@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.judge.types import Judgement, Report
 from harness.reports.wording import (
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
     from rich.table import Table
+
+#: Paths between operators that an explanation lists.
+_PATHS: Final = 8
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -172,8 +175,9 @@ def _print_trouble(out: Console, targets: Sequence[Judgement]) -> None:
     out.print(f"  {target.reason}", markup=False, soft_wrap=True)
     worst = worst_operator(target)
     if worst is not None:
+        what = "operator" if worst in target.operators else "path"
         out.print(
-            f"  worst operator: {worst.name}: unexplained {number(worst.unexplained)}, "
+            f"  worst {what}: {worst.name}: unexplained {number(worst.unexplained)}, "
             f"limit {number(worst.limit)}",
             markup=False,
             soft_wrap=True,
@@ -273,3 +277,11 @@ def _print_operators(out: Console, target: Judgement) -> None:
     guilty = [entry.name for entry in target.operators if entry.guilty]
     if guilty:
         out.print(f"first guilty operator: {guilty[0]}", style="bold red", markup=False)
+    for path in [entry for entry in target.paths if entry.guilty][:_PATHS]:
+        out.print(
+            f"between operators: {path.name}: unexplained {number(path.unexplained)}, "
+            f"limit {number(path.limit)}",
+            style="red",
+            markup=False,
+            soft_wrap=True,
+        )

@@ -45,7 +45,14 @@ def measured(judgement: Judgement, name: str) -> Measurement | None:
 
 
 def worst_operator(judgement: Judgement) -> OperatorResult | None:
-    """The operator furthest beyond (or nearest to) its limit."""
+    """The operator furthest beyond (or nearest to) its limit.
+
+    Where every operator is right and what lies between two is not, the first such path.
+    """
+    if not any(entry.guilty for entry in judgement.operators):
+        for path in judgement.paths:
+            if path.guilty:
+                return path
     found = [entry for entry in judgement.operators if entry.limit > 0]
     return max(found, key=lambda entry: entry.unexplained / entry.limit, default=None)
 

@@ -12,6 +12,7 @@ import numpy as np
 from harness.errors import UnsupportedError
 from harness.models.types import Operator
 from harness.numerics import FORMATS, Quantized, find_format, quantize
+from harness.schemes.ggml import RULE, quantize_ggml
 from harness.schemes.types import Scheme, TensorScheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -59,6 +60,8 @@ def quantize_weight(operator: Operator, scheme: Scheme) -> Quantized:
     """The operator's weight, exactly as the scheme says."""
     tensor = scheme.weights
     assert tensor is not None  # sanity check
+    if tensor.rule == RULE:
+        return quantize_ggml(np.asarray(operator.weight, np.float32), tensor)
     axis: int | tuple[int, ...] | None = None
     if tensor.granularity == "block":
         axis = 1
@@ -118,6 +121,8 @@ def quantize_activation(operator: Operator, x: Array, scheme: Scheme) -> Quantiz
     """The operator's input, exactly as the scheme says."""
     tensor = scheme.activations
     assert tensor is not None  # sanity check
+    if tensor.rule == RULE:
+        return quantize_ggml(np.asarray(x, dtype=np.float32), tensor)
     scale = global_scale = None
     if not tensor.dynamic:
         static = static_scale(operator, scheme)

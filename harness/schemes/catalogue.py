@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.errors import NumericsError, UsageError
 from harness.numerics import Format, find_format, quantize
+from harness.schemes.ggml import RULE, check_ggml
 from harness.schemes.types import Granularity, Scheme, TensorScheme
 
 _CHANNEL_FP8: Final = TensorScheme(format="fp8_e4m3", granularity="channel")
@@ -195,7 +196,10 @@ def _tensor(table: Any, where: str) -> TensorScheme | None:
             f"{where}.dynamic=false, but {fmt.name} has no scale to calibrate: every "
             "block's is found from the block"
         )
-    _check_rule(fmt, tensor.rule, where)
+    if tensor.rule == RULE:
+        check_ggml(tensor, where)
+    else:
+        _check_rule(fmt, tensor.rule, where)
     return tensor
 
 

@@ -154,7 +154,9 @@ def _interleave(
 
 def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
     """The original weights are gone: nothing can fall back to them."""
-    used = {name for node in graph.node for name in node.input}
+    from harness.models.onnx_normalize import reads
+
+    used = {name for node in graph.node for name in reads(node)}
     used |= {output.name for output in graph.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]

@@ -40,6 +40,7 @@ from harness.models.types import Operator
 from harness.numerics import Quantized, find_format, quantize
 from harness.schemes.ambiguity import Flips, find_flips, resolve
 from harness.schemes.apply import plan_one, quantize_activation, quantize_weight
+from harness.schemes.ggml import RULE, quantize_ggml
 from harness.schemes.linear_algebra import add_bias, product
 from harness.schemes.types import Scheme
 
@@ -165,8 +166,11 @@ class OperatorOracle:
         return float(np.square(rows).sum()), found.noise_sq
 
     def _others(self, x: Array, entry: Quantized) -> tuple[Array, ...]:
-        """Decoded inputs of arithmetic that is off in the last bits."""
-        if find_format(entry.format).scale == "fp8_e8m0":
+        """Decoded inputs of arithmetic that is off in the last bits.
+
+        None where the scales' own values are exact, or where there is no number.
+        """
+        if find_format(entry.format).scale == "fp8_e8m0" or not np.isfinite(x).all():
             return ()
         return tuple(self._nudged(x, entry, 1 + sign * _EDGE) for sign in (-1, 1))
 
@@ -176,6 +180,10 @@ class OperatorOracle:
         Scales that are stored in a format of their own are found again, because they
         are rounded too; all others are held, so that nothing but codes can differ.
         """
+        rounded = self.scheme.activations
+        if rounded is not None and rounded.rule == RULE:
+            other: Array = quantize_ggml(x, rounded, nudge=factor).dequantize()
+            return other
         own_scales = find_format(entry.format).kind == "block"
         return quantize(  # type: ignore[no-any-return]
             (x * np.float64(factor)).astype(np.float32),

@@ -13,7 +13,10 @@ from harness.errors import PluginError, UsageError
 from harness.schemes.catalogue import SCHEMES
 
 #: In the order that messages list them.
-SHIPPED = ("onnx-reference", "onnxruntime", "openvino", "torch", "torch-compile")
+SHIPPED = (
+    *("llama.cpp", "onnx-reference", "onnxruntime", "openvino"),
+    *("torch", "torch-compile"),
+)
 
 
 class Echo:

@@ -41,6 +41,10 @@ def test_every_command_has_help_with_an_example(command, capsys):
         (["explain", "nowhere"], "not a run folder"),
         (["report"], "give a RUN folder"),
         (["gate", "--baseline", "nowhere", "suites"], "nowhere"),
+        (
+            ["gate", "--baseline", "history:latest", "--history", "nights", "suites"],
+            "nights",
+        ),
         (["run", "suites", "--plugin", "nowhere.py"], "no such file"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.backends.protocol import Arithmetic, QuantizedTensor
-from harness.compare.explained import Explained, weight_evidence
+from harness.compare.explained import Explained, other_codes, weight_evidence
 from harness.models.types import Operator
 from harness.schemes.apply import quantize_activation, quantize_weight
 from harness.schemes.catalogue import SCHEMES
@@ -234,3 +234,13 @@ def test_nan_in_a_channel_that_is_not_computed_counts(wide):
     explained.add(wide, np.ones((6, 32), np.float32), y)
 
     assert 1 == explained.result()[0].nonfinite
+
+
+def test_another_code_is_told_from_a_rounding_more():
+    """Whatever its scale; NaN is never the right code."""
+    exact = np.array([448.0, 1e-6, 0.0, -2.0], np.float32)
+
+    assert other_codes(exact * np.float32(1 + 2**-10), exact) == 0
+    assert other_codes(exact * np.float32([1, 1.0625, 1, 1]), exact) == 1
+    assert other_codes(exact + np.float32([0, 0, 1e-9, 0]), exact) == 1
+    assert other_codes(np.full(4, np.nan, np.float32), exact) == 4

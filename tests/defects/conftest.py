@@ -27,6 +27,8 @@ def make_operator(name="fc", out=128, length=128, seed=0, kind="linear"):
     # Subnormal numbers, and a block whose scale is one.
     weight[6, 0:4] = 1e-5
     weight[7, 32:64] = 1e-5
+    # Negative numbers that are stored as zero.
+    weight[6, 4:6] = -1e-7
     weight *= 2.0 ** (seed % 3)
     conv = {"stride": (1,), "dilation": (1,), "padding": ((1, 1),)}
     return Operator(

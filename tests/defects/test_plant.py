@@ -14,7 +14,17 @@ from harness.schemes.apply import plan_one, quantize_activation
 from harness.schemes.catalogue import SCHEMES
 from harness.schemes.linear_algebra import add_bias, product
 
-LAYERS = [name for name, entry in DEFECTS.items() if entry.place != "runtime"]
+LAYERS = [
+    name
+    for name, entry in DEFECTS.items()
+    if entry.place in {"weight", "stored", "input", "output"}
+]
+#: No scheme has zero points, and no operator knows its heads: files do.
+OF_FILES = {
+    "stored_zero_points_missing",
+    "stored_zero_points_off_by_one",
+    "stored_rotary_order",
+}
 
 
 def right_output(site, x):
@@ -59,7 +69,7 @@ def fitting(make, name, kind="linear"):
     return found
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", sorted(set(LAYERS) - OF_FILES))
 def test_every_defect_fits_somewhere_and_moves_the_output(make, name):
     """A planter that changes nothing would count as caught for nothing."""
     found = fitting(make, name)

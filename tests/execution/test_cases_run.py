@@ -7,7 +7,14 @@ import pytest
 
 from harness.backends.protocol import Outputs
 from harness.errors import BackendError
-from harness.execution.cases_run import batches, moderate, run_cases, spread
+from harness.execution.cases_run import (
+    batches,
+    largest_batch,
+    moderate,
+    run_cases,
+    spread,
+    watched_batches,
+)
 from harness.models.types import Case
 
 
@@ -127,3 +134,31 @@ def test_long_prompts_are_left_out_where_there_are_others():
     assert [short] == list(moderate([short, long]))
     assert [long] == list(moderate([long]))
     assert [plain] == list(moderate([plain]))
+
+
+def test_the_largest_batch_is_the_one_with_most_cases_and_the_smallest():
+    """Of two of the same size the cheaper; none where there are no cases."""
+    small, large = (
+        [Case(id=f"{n}{i}", inputs={"x": np.zeros((1, n))}) for i in range(3)]
+        for n in (4, 9)
+    )
+    alone = Case(id="a", inputs={"x": np.zeros((1, 1))})
+
+    assert small == largest_batch([alone, *large, *small], 8)
+    assert [] == largest_batch([], 8)
+
+
+def test_one_whole_batch_is_watched_beside_single_cases():
+    """After the shortest and the longest; not twice where they are a batch already."""
+    cases = [
+        Case(id=f"{n}{i}", inputs={"x": np.zeros((1, n))})
+        for n, many in ((1, 1), (4, 5), (9, 1), (16, 1))
+        for i in range(many)
+    ]
+    found = watched_batches(cases, 4, 8)
+
+    assert [["160"], ["10"], ["40", "41", "42", "43", "44"]] == [
+        [case.id for case in group] for group in found[:3]
+    ]
+    assert 5 == len(found)
+    assert 1 == len(watched_batches(cases[1:6], 10, 8))

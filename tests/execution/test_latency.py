@@ -91,7 +91,7 @@ def judged(latency, **limits):
 
 def test_a_slow_target_is_found():
     """Three times the time is about a ratio of three, and beyond a budget of two."""
-    found = timed(Sleeping(0.001), Sleeping(0.003), load=(0.001, 0.02))
+    found = timed(Sleeping(0.001), Sleeping(0.003), seconds=12, load=(0.001, 0.06))
     verdicts, judgement = judged(found, **{"cost.run": 2.0, "cost.load": 2.0})
 
     assert ["behaviour", "behaviour"] == verdicts

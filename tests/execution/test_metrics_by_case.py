@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from harness.behaviours.types import Reply
 from harness.compare.catalogue import METRICS, Metric
 from harness.compare.logits import compare_logits
 from harness.execution.jobs import Description
-from harness.execution.metrics_by_case import metrics
+from harness.execution.metrics_by_case import first_divergence, metrics
 from harness.golden.compact import compact
 from harness.golden.store import Golden
 from harness.models.types import TensorSpec
@@ -30,14 +31,19 @@ def described(kind):
     )
 
 
-def measured(kind, reference, found, *, plugged=None, budgets=(), **more):
+def measured(kind, reference, found, **more):
     """Metric -> its evidence, of one case."""
+    entries = everything(kind, reference, found, **more).metrics
+    return {entry.name.removeprefix("y."): entry for entry in entries}
+
+
+def everything(kind, reference, found, *, plugged=None, budgets=(), **more):
+    """Metrics and rows, of one case."""
     kept = {"a": {"y": compact(reference, kind=kind, **more)}}
     golden = Golden(suite="s", model_fingerprint="", cases_fingerprint="", outputs=kept)
-    entries = metrics(
+    return metrics(
         described(kind), golden, {"a": {"y": found}}, plugged=plugged, budgets=budgets
     )
-    return {entry.name.removeprefix("y."): entry for entry in entries}
 
 
 def probabilities(rows, classes):
@@ -142,3 +148,50 @@ def test_right_tokens_that_lose_probability_have_a_direction():
     assert pytest.approx(exact.delta_p, abs=4e-5) == asked["delta_p"].values[0]
     assert [0.0] == asked["delta_p"].reference.tolist()
     assert measured("logits", x, y, labels=labels)["delta_p"].reference is None
+
+
+def test_rows_are_those_of_the_comparison():
+    """KL and the change of probability by token, with the quantiles that are taken."""
+    x, y = np.log(probabilities(6, 3000)), np.log(probabilities(6, 3000))
+    labels = np.array([3, -1, 5, 7, -1, 2])
+    rows = {r.name: r for r in everything("logits", x, y, labels=labels).rows}
+
+    assert {"y.kl", "y.delta_p"} == set(rows)
+    assert 6 == len(rows["y.kl"].rows[0])
+    assert 4 == len(rows["y.delta_p"].rows[0])
+    assert {"median", "p90", "p95", "p99", "p99.9", "max"} == set(
+        rows["y.kl"].quantiles
+    )
+    assert (rows["y.kl"].rows[0] > 0.1).all()
+
+
+def test_rows_that_cannot_be_compared_are_the_worst():
+    """NaN in the target is an infinite KL; without right tokens there are no rows."""
+    x = np.log(probabilities(3, 300))
+    (rows,) = everything("logits", x, x * np.nan).rows
+
+    assert "y.kl" == rows.name
+    assert [math.inf] == rows.rows[0].tolist()
+
+
+def reply(*tokens):
+    """A reply of those tokens."""
+    return Reply(
+        text="",
+        tokens=np.array(tokens),
+        probabilities=np.ones(len(tokens), np.float32),
+        ended=True,
+        prompt="",
+    )
+
+
+def test_the_first_other_token():
+    """Tokens before it; all of them where none differs; other cases do not count."""
+    recorded = {"a": reply(1, 2, 3), "b": reply(1, 2), "c": reply(5)}
+    found = {"a": reply(1, 9, 3), "b": reply(1, 2, 7), "d": reply(4)}
+    (entry,) = first_divergence(recorded, found)
+
+    assert ("a", "b") == entry.cases
+    assert [1.0, 2.0] == entry.values.tolist()
+    assert "higher" == entry.better
+    assert [] == first_divergence(recorded, {})

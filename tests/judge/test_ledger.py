@@ -295,3 +295,23 @@ def test_a_metric_that_should_be_high_gets_a_floor(make):
         (found,) = [p for p in propose(asked) if p.metric == metric.name]
         assert found.change == change
         assert (found.slack_sigma > 0) == (limit == 0.5)
+
+
+@pytest.mark.parametrize(
+    ("lost", "verdict"), [(21, Verdict.CHANGED), (90, Verdict.BEHAVIOUR)]
+)
+def test_an_accepted_share_of_cases_is_a_share_of_whichever_cases(
+    tmp_path, make, lost, verdict
+):
+    """One case more than accepted is chance; many more are another failure."""
+    text = KNOWN.replace('"distance"', '"behaviour"').replace('metric = "drift"\n', "")
+    # 20 of the 100 cases were lost when it was accepted.
+    text = text.replace("0.55", "0.2")
+    (tmp_path / "budgets.toml").write_text(text, encoding="utf-8")
+    suite = Suite(tmp_path)
+    known = acknowledgements_for(suite, suite.targets[0], "onnx:1", today=TODAY)
+    evidence = make["evidence"](
+        behaviours=(make["behaviour"](lost=lost, cases=100),), acknowledgements=known
+    )
+
+    assert judge(evidence).verdict is verdict

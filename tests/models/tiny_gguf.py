@@ -23,16 +23,25 @@ def byte_letters() -> list[str]:
     return [letters[byte] for byte in range(256)]
 
 
-def write_gguf(path: Path, *, seed: int = 0, template: str | None = TEMPLATE, **fields):
-    """Write the file; `fields` replace strings of its metadata."""
+def write_gguf(
+    path: Path,
+    *,
+    seed: int = 0,
+    template: str | None = TEMPLATE,
+    inner: int = INNER,
+    context: int = 256,
+    arrays: dict[str, np.ndarray] | None = None,
+    **fields,
+):
+    """Write the file; `arrays` replace weights, `fields` strings of its metadata."""
     from gguf import GGUFWriter
 
     tokens = [*SPECIAL, *byte_letters(), "he", "ll"]
     writer = GGUFWriter(str(path), fields.get("architecture", "llama"))
-    writer.add_context_length(256)
+    writer.add_context_length(context)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
+    writer.add_feed_forward_length(inner)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
@@ -46,7 +55,7 @@ def write_gguf(path: Path, *, seed: int = 0, template: str | None = TEMPLATE, **
     writer.add_eos_token_id(2)
     if template is not None:
         writer.add_chat_template(template)
-    for name, array in weights(len(tokens), seed).items():
+    for name, array in {**weights(len(tokens), seed, inner), **(arrays or {})}.items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -54,7 +63,7 @@ def write_gguf(path: Path, *, seed: int = 0, template: str | None = TEMPLATE, **
     writer.close()
 
 
-def weights(vocabulary: int, seed: int) -> dict[str, np.ndarray]:
+def weights(vocabulary: int, seed: int, inner: int = INNER) -> dict[str, np.ndarray]:
     """Random weights under llama.cpp's names."""
     draw = np.random.default_rng(seed)
 
@@ -74,9 +83,9 @@ def weights(vocabulary: int, seed: int) -> dict[str, np.ndarray]:
             "attn_v": matrix(small, HIDDEN),
             "attn_output": matrix(HIDDEN, HIDDEN),
             "ffn_norm": np.ones(HIDDEN, np.float32),
-            "ffn_gate": matrix(INNER, HIDDEN),
-            "ffn_up": matrix(INNER, HIDDEN),
-            "ffn_down": matrix(HIDDEN, INNER),
+            "ffn_gate": matrix(inner, HIDDEN),
+            "ffn_up": matrix(inner, HIDDEN),
+            "ffn_down": matrix(HIDDEN, inner),
         }
         found |= {f"blk.{layer}.{name}.weight": array for name, array in block.items()}
     return found

@@ -50,6 +50,18 @@ def test_filters_are_repeatable(suite, quant):
     assert 18 == len(ids(quant("--collect-only", "-q", *two, suite)))
 
 
+def test_targets_of_the_nightly_are_asked_for(suite, quant):
+    """Not collected before a merge, unless their scheme or backend is named."""
+    file = suite / "suite.toml"
+    text = file.read_text()
+    file.write_text(text.replace('scheme = "int8"', 'scheme = "int8"\nnightly = true'))
+
+    assert 9 == len(ids(quant("--collect-only", "-q", suite)))
+    found = ids(quant("--collect-only", "-q", "--quant-scheme", "int8", suite))
+    assert 9 == len(found)
+    assert all("/int8/" in name for name in found)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -3,13 +3,14 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from harness.judge.serial import report_from_dict
-from harness.judge.types import Verdict
+from harness.judge.types import OperatorResult, Verdict
 from harness.reports import junit, markdown, page
 from harness.reports.terminal import Progress, print_json, print_report
 
@@ -101,6 +102,28 @@ def test_page_shows_what_changed_since_the_run_before():
     assert "pass → drift" in html
     assert "What changed in the environment" in html
     assert 'class="spark"' in html
+
+
+def test_page_says_what_the_nights_have_spent():
+    """Of a nightly run: its number, its level and what all nights spent."""
+    nights = {"night": 3, "alpha": 0.00338, "spent": 0.0414, "answers": {}}
+    html = page.render(replace(report(judgement()), nights=nights))
+
+    assert "night 3: false discoveries held at 0.0034, 0.041 spent so far" in html
+    assert "spent so far" not in page.render(report(judgement()))
+
+
+def test_what_is_wrong_between_operators_is_shown(capsys):
+    """The first such path, where every operator is right; never a right operator."""
+    fine = OperatorResult(name="a.b", unexplained=1e-5, limit=1e-3)
+    wrong = OperatorResult(name="a.b -> norm", unexplained=0.1, limit=1e-5)
+    target = judgement(verdict=Verdict.DEFECT, operators=(fine,), paths=(wrong,))
+    print_report(report(target))
+
+    assert "worst path: a.b -> norm: unexplained 0.1" in capsys.readouterr().out
+    assert "Between operators, beyond what" in page.render(report(target))
+    assert "a.b -&gt; norm" in page.render(report(target))
+    assert "`a.b -> norm`" in markdown.render(report(target))
 
 
 def test_terminal_is_plain_where_it_is_not_a_terminal(capsys):

@@ -219,3 +219,18 @@ def test_oracle_weights_are_those_of_quantized_operators(linear, conv):
     assert list(found) == ["fc"]
     expected = quantize(linear.weight, "mxfp4", axis=1).dequantize()
     assert np.array_equal(found["fc"], expected)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEMES))
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_inputs_that_are_not_finite_give_nan_and_no_error(name, kind, request, inputs):
+    """A NaN that an operator before let through is a finding, not a failed run."""
+    operator = request.getfixturevalue(kind)
+    x = inputs[operator.name].copy()
+    scheme = calibrated(name, x)
+    x.reshape(-1)[5] = np.nan
+
+    found = OperatorOracle(operator, scheme)(x, accumulate="fp32", output="fp32")
+
+    # INT8 has no NaN: with static scales only the unquantized output shows it.
+    assert np.isnan(found.exact + found.full).any()

@@ -15,12 +15,14 @@ from harness.defects import DEFECTS, Defect, find_defect
 from harness.errors import UsageError
 from harness.execution.isolation import Worker
 from harness.execution.observer import Observer, Silent
+from harness.execution.selection import select
 from harness.execution.selftest.engine import SelfTest
+from harness.execution.selftest.journal import JOURNAL, Journal
 from harness.execution.selftest.plan import plan, quantized_names
 from harness.execution.selftest.stage import Item, Stage, open_stage
 from harness.execution.selftest.summary import summary
 from harness.execution.selftest.trial import Trial
-from harness.execution.suite import Suite, Target, find_suites, load_suite, select
+from harness.execution.suite import Suite, Target, find_suites, load_suite
 from harness.files import write_json, write_text
 from harness.reports.selftest import render
 
@@ -58,7 +60,9 @@ def selftest(
         controls: clean runs of each target.
         bisect: also find the smallest strength that is caught.
         workers: worker processes at the same time.
-        out: folder for `selftest.json` and `selftest.html`; None: not written.
+        out: folder for `selftest.json` and `selftest.html`; None: not written. Trials
+            are kept there as they end, and the next call with the same folder goes on
+            from there.
         observer: told of progress.
 
     Returns:
@@ -70,6 +74,7 @@ def selftest(
         GoldenError: a suite has no golden.
     """
     watcher = observer or Silent()
+    journal = Journal(None if out is None else Path(out) / JOURNAL)
     registry = load_registry(plugins)
     suites = [load_suite(path, registry) for path in find_suites(paths)]
     chosen = select(suites, backends, schemes)
@@ -77,16 +82,19 @@ def selftest(
     with tempfile.TemporaryDirectory(prefix="quantharness-") as scratch:
         folder = Path(scratch)
         items: list[Item] = []
+        plantable = False
         groups: dict[tuple[str, str], list[tuple[Suite, Target]]] = {}
         for suite, target in chosen:
             groups.setdefault((suite.name, target.backend), []).append((suite, target))
         for (_, backend), pairs in groups.items():
             suite, targets = pairs[0][0], [target for _, target in pairs]
-            stage, names = _open(suite, backend, registry, folder, plugins)
+            stage, whole = _open(suite, backend, registry, folder, plugins)
+            names = {t.name: quantized_names(t, whole) for t in targets}
+            plantable |= any(names[t.name] or t.scheme.kv_cache for t in targets)
             items += plan(
                 stage,
                 targets,
-                {t.name: quantized_names(t, names) for t in targets},
+                names,
                 defects=known,
                 strengths=strengths,
                 places=places,
@@ -94,12 +102,13 @@ def selftest(
             )
         if sample:
             items = sampled(items, sample)
-        if not any(item.planting for item in items):
+        if not plantable or not any(item.planting for item in items):
             raise UsageError("nothing to plant: no target quantizes an operator")
         test = SelfTest(
             folder=folder,
             plugins=plugins,
             workers=workers,
+            journal=journal,
             on_trial=lambda trial, _done, _all: _tell(watcher, trial),
         )
         watcher.on_start(len(items), "planting")
@@ -149,14 +158,15 @@ def _tell(observer: Observer, trial: Trial) -> None:
 def sampled(items: Sequence[Item], count: int) -> list[Item]:
     """About so many plantings: every target in turn, each with its own next defect.
 
-    Clean controls are kept, one a target. The draw depends on the suites' seeds alone.
+    Clean controls of the targets that are used are kept. The draw depends on the
+    suites' seeds alone, and a larger one begins with the smaller.
     """
-    controls: dict[str, Item] = {}
+    controls: dict[str, list[Item]] = {}
     queues: dict[str, list[Item]] = {}
     for item in items:
         key = f"{item.stage.suite.name}/{item.target.name}"
         if item.planting is None:
-            controls.setdefault(key, item)
+            controls.setdefault(key, []).append(item)
         else:
             queues.setdefault(key, []).append(item)
     for number, (key, queue) in enumerate(sorted(queues.items())):
@@ -166,7 +176,8 @@ def sampled(items: Sequence[Item], count: int) -> list[Item]:
         queues[key] = sorted(mixed, key=lambda item: item.level != "catalogue")
     drawn = list(itertools.islice(_in_turn(list(queues.values())), count))
     used = {f"{i.stage.suite.name}/{i.target.name}" for i in drawn}
-    return [*(controls[key] for key in controls if key in used), *drawn]
+    clean = [item for key in controls if key in used for item in controls[key]]
+    return [*clean, *drawn]
 
 
 def _in_turn(queues: Sequence[Sequence[Item]]) -> Iterator[Item]:

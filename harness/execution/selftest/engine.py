@@ -18,6 +18,7 @@ from typing import Final
 from harness.defects import DEFECTS
 from harness.defects.types import SHARE
 from harness.execution.isolation import Worker
+from harness.execution.selftest.journal import Journal, key_of
 from harness.execution.selftest.stage import Item, Stage
 from harness.execution.selftest.trial import Threshold, Trial
 
@@ -34,6 +35,7 @@ class SelfTest:
         plugins: loaded by the workers.
         workers: worker processes at the same time.
         on_trial: told of every trial.
+        journal: what was tried before and need not be tried again.
         trials: in the order that they ended.
     """
 
@@ -41,6 +43,7 @@ class SelfTest:
     plugins: Sequence[str] = ()
     workers: int = 1
     on_trial: Callable[[Trial, int, int], None] | None = None
+    journal: Journal = field(default_factory=lambda: Journal(None))
     trials: list[Trial] = field(default_factory=list)
     thresholds: list[Threshold] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -54,7 +57,11 @@ class SelfTest:
         """
         queues: dict[tuple[str, str], list[Item]] = {}
         for item in items:
-            queues.setdefault(item.stage.key, []).append(item)
+            known = self.journal.trials.get(key_of(item))
+            if known is not None:
+                self._ended(known, len(items))
+            if known is None or (bisect and self._unbisected(item, known)):
+                queues.setdefault(item.stage.key, []).append(item)
         lanes: list[list[Item]] = []
         for entries in queues.values():
             size = max(1, -(-len(entries) // self.workers))
@@ -62,26 +69,45 @@ class SelfTest:
         total = len(items)
         with ThreadPoolExecutor(max_workers=max(1, self.workers)) as pool:
             list(pool.map(lambda lane: self._lane(lane, total, bisect=bisect), lanes))
+        self.thresholds = [
+            self.journal.thresholds[key]
+            for key in map(key_of, items)
+            if key in self.journal.thresholds
+        ]
         return self.trials
+
+    def _unbisected(self, item: Item, trial: Trial) -> bool:
+        wanted = trial.caught and item.level == "catalogue"
+        return wanted and key_of(item) not in self.journal.thresholds
+
+    def _ended(self, trial: Trial, total: int) -> None:
+        with self._lock:
+            self.trials.append(trial)
+            done = len(self.trials)
+        if self.on_trial is not None:
+            self.on_trial(trial, done, total)
 
     def _lane(self, items: Sequence[Item], total: int, *, bisect: bool) -> None:
         """Trials of one suite and backend, one after another in one worker."""
         stage = items[0].stage
         with stage.worker(self.folder, self.plugins) as worker:
             for item in items:
-                trial = stage.trial(item, worker)
-                if item.planting is not None and not trial.caught and trial.planted:
-                    trial = stage.trial(item, worker, whole=True)
-                with self._lock:
-                    self.trials.append(trial)
-                    done = len(self.trials)
-                if self.on_trial is not None:
-                    self.on_trial(trial, done, total)
-                if bisect and trial.caught and item.level == "catalogue":
+                trial = self.journal.trials.get(key_of(item))
+                if trial is None:
+                    trial = self._tried(item, worker)
+                    self.journal.add(key_of(item), trial)
+                    self._ended(trial, total)
+                if bisect and self._unbisected(item, trial):
                     found = _bisect(item, stage, worker)
                     if found is not None:
-                        with self._lock:
-                            self.thresholds.append(found)
+                        self.journal.add(key_of(item), found)
+
+    def _tried(self, item: Item, worker: Worker) -> Trial:
+        """One trial; what few cases miss is tried on all of them."""
+        trial = item.stage.trial(item, worker)
+        if item.planting is not None and not trial.caught and trial.planted:
+            return item.stage.trial(item, worker, whole=True)
+        return trial
 
 
 def _bisect(item: Item, stage: Stage, worker: Worker) -> Threshold | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.defects import DEFECTS, Defect, Planting
+from harness.defects import DEFECTS, WHOLE, Defect, Planting
 from harness.execution.jobs import Description
 from harness.execution.selftest.stage import Item, Stage
 from harness.execution.suite import Target
@@ -46,14 +46,19 @@ def plan(
         places: "one", "all".
         controls: clean runs of each target.
     """
-    items = []
+    items: list[Item] = []
     known = DEFECTS if defects is None else defects
     for target in targets:
-        clean = Item(stage=stage, target=target, planting=None)
-        items.extend([clean] * controls)
+        items.extend(
+            Item(stage=stage, target=target, planting=None, number=number)
+            for number in range(controls)
+        )
         names = operators[target.name]
         for number, defect in enumerate(known.values()):
-            for place in places if defect.place != "runtime" else ("all",):
+            inside = defect.place not in WHOLE
+            if inside and not names:
+                continue
+            for place in places if inside else ("all",):
                 one = names[number % len(names)] if place == "one" else None
                 items.extend(
                     Item(

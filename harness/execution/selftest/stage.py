@@ -53,6 +53,16 @@ class Item:
     planting: Planting | None
     severity: str = ""
     level: str = "clean"
+    #: Which of several alike: a target's clean runs are counted.
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class View:
+    """Some of a suite's cases, and what is recorded of them."""
+
+    ref: SuiteRef
+    context: Context
 
 
 @dataclass(kw_only=True)
@@ -62,15 +72,14 @@ class Stage:
     suite: Suite
     backend: str
     golden: Golden
-    context: Context
-    few: Context
-    whole_ref: SuiteRef
-    few_ref: SuiteRef
+    registry: Registry
+    whole: View
+    few: View
     #: Variables of the worker: the backend's variant.
     environment: Mapping[str, str] = field(default_factory=dict)
-    oracles: dict[tuple[str, bool], OracleRun | None] = field(default_factory=dict)
+    oracles: dict[tuple[str, SuiteRef], OracleRun | None] = field(default_factory=dict)
     #: What targets give without a defect: outputs, and operators that are wrong anyway.
-    clean: dict[tuple[str, bool], tuple[Outputs, dict[str, float]]] = field(
+    clean: dict[tuple[str, SuiteRef], tuple[Outputs, dict[str, float]]] = field(
         default_factory=dict
     )
 
@@ -86,10 +95,17 @@ class Stage:
         return Worker(log=log, plugins=plugins, threads=1, environment=self.environment)
 
     def trial(self, item: Item, worker: Worker, *, whole: bool = False) -> Trial:
-        """Plant, run, judge; controls are run on all cases."""
-        everything = whole or item.planting is None
-        ref = self.whole_ref if everything else self.few_ref
-        context = self.context if everything else self.few
+        """Plant, run, judge.
+
+        The first control of a target is run on all cases, every further one on another
+        random half of them: a run that is only repeated shows nothing new.
+        """
+        view = self.few
+        if whole or item.planting is None:
+            view = self.whole
+        if item.planting is None and item.number:
+            ref = dataclasses.replace(self.whole.ref, draw=item.number)
+            view = _view(self.suite, ref, self.golden, self.registry, worker)
         target = item.target
         trial = Trial(
             suite=self.suite.name,
@@ -97,10 +113,10 @@ class Stage:
             planting=item.planting,
             severity=item.severity,
             level=item.level,
-            cases=len(context.description.cases),
+            cases=len(view.context.description.cases),
         )
         job = TargetJob(
-            suite=ref,
+            suite=view.ref,
             backend=self.backend,
             scheme=calibrated(target.scheme, self.golden),
             planting=item.planting,
@@ -114,44 +130,50 @@ class Stage:
             return dataclasses.replace(trial, verdict="error", reason=reason)
         if run.failure is not None:
             return dataclasses.replace(trial, unfit=run.failure.message)
-        judgement = self._judged(target, run, worker, everything=everything)
+        judgement = self._judged(target, run, worker, view)
         guilty = _guilty(judgement)
-        key = (target.name, everything)
         if item.planting is None:
-            self.clean[key] = run.outputs, guilty
-        elif key not in self.clean:
-            plain = dataclasses.replace(job, planting=None)
-            faultless: TargetRun = worker.run(plain, timeout=TIMEOUT)
-            before = self._judged(target, faultless, worker, everything=everything)
-            self.clean[key] = faultless.outputs, _guilty(before)
-        outputs, known = self.clean[key]
-        fired = None
-        moved = None
-        if item.planting is not None:
-            moved = _moved(outputs, run.outputs)
-            fired = bool(run.fired) if run.fired is not None else None
-            if fired is None:
-                fired = not _same(outputs, run.outputs)
+            if not item.number:
+                self.clean[target.name, view.ref] = run.outputs, guilty
+            return _filled(trial, judgement, run, list(guilty))
+        outputs, known = self._faultless(job, target, view, worker)
+        fired = run.fired
+        trial = dataclasses.replace(
+            trial,
+            moved=_moved(outputs, run.outputs),
+            fired=not _same(outputs, run.outputs) if fired is None else bool(fired),
+        )
         # Operators that are as wrong without the defect are known, not named again.
         named = [
             name
             for name, shown in guilty.items()
-            if shown > _WORSE * known.get(name, 0.0) or not item.planting
+            if shown > _WORSE * known.get(name, 0.0)
         ]
-        trial = dataclasses.replace(trial, fired=fired, moved=moved)
         return _filled(trial, judgement, run, named)
 
+    def _faultless(
+        self, job: TargetJob, target: Target, view: View, worker: Worker
+    ) -> tuple[Outputs, dict[str, float]]:
+        """Outputs and guilty operators of the same run without the defect."""
+        key = (target.name, view.ref)
+        if key not in self.clean:
+            plain = dataclasses.replace(job, planting=None)
+            run: TargetRun = worker.run(plain, timeout=TIMEOUT)
+            self.clean[key] = (
+                run.outputs,
+                _guilty(self._judged(target, run, worker, view)),
+            )
+        return self.clean[key]
+
     def _judged(
-        self, target: Target, run: TargetRun, worker: Worker, *, everything: bool
+        self, target: Target, run: TargetRun, worker: Worker, view: View
     ) -> Judgement:
-        ref = self.whole_ref if everything else self.few_ref
-        context = self.context if everything else self.few
         model = self.golden.model_fingerprint
         evidence = assemble(
-            context,
+            view.context,
             target,
             run,
-            oracle=self._oracle(target, ref, worker, everything=everything),
+            oracle=self._oracle(target, view.ref, worker),
             baseline=None,
             budgets=budgets_for(self.suite, target, model),
         )
@@ -160,11 +182,11 @@ class Stage:
         return with_diagnosis(judge(evidence), run.diagnosis)
 
     def _oracle(
-        self, target: Target, ref: SuiteRef, worker: Worker, *, everything: bool
+        self, target: Target, ref: SuiteRef, worker: Worker
     ) -> OracleRun | None:
         if not target.scheme.weight_only:
             return None
-        key = (target.scheme.name, everything)
+        key = (target.scheme.name, ref)
         if key not in self.oracles:
             job = OracleJob(suite=ref, backend="torch", scheme=target.scheme)
             try:
@@ -236,27 +258,28 @@ def open_stage(
         UsageError: the golden is of another model or of other cases.
     """
     golden = read_golden(suite.golden, suite=suite.name)
-    ref = suite_ref(suite)
+    # The cases that the gate runs before a merge: it is the gate that is tested.
+    ref = suite_ref(suite, select=suite.select)
     whole: Description = worker.run(DescribeJob(suite=ref), timeout=TIMEOUT)
     if golden.model_fingerprint != whole.model_fingerprint:
         raise UsageError(
             f"{suite.golden}: recorded from another model; `quantharness record "
             f"{suite.path.parent} --renew` records anew"
         )
-    small = dataclasses.replace(ref, few=few)
-    part: Description = worker.run(DescribeJob(suite=small), timeout=TIMEOUT)
-    names = [case.id for case in part.cases]
-    fewer = dataclasses.replace(
-        golden, outputs={name: golden.outputs[name] for name in names}
-    )
     stage = Stage(
         suite=suite,
         backend=backend,
         golden=golden,
-        context=make_context(suite, whole, golden, registry),
-        few=make_context(suite, part, fewer, registry),
-        whole_ref=ref,
-        few_ref=small,
+        registry=registry,
+        whole=View(ref, make_context(suite, whole, golden, registry)),
+        few=_view(suite, dataclasses.replace(ref, few=few), golden, registry, worker),
         environment=registry.environment(backend),
     )
     return stage, whole
+
+
+def _view(
+    suite: Suite, ref: SuiteRef, golden: Golden, registry: Registry, worker: Worker
+) -> View:
+    part: Description = worker.run(DescribeJob(suite=ref), timeout=TIMEOUT)
+    return View(ref, make_context(suite, part, golden, registry))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from harness.defects import DEFECTS, Defect
 from harness.execution.selftest.causes import right_cause
 from harness.execution.selftest.trial import Threshold, Trial
+from harness.judge.statistics.paired_binary import share_bounds
+
+#: Chance that an interval misses the true share on one side; 95% in all.
+_LEVEL: Final = 0.025
 
 
 def summary(
@@ -40,6 +44,7 @@ def summary(
             for severity in ("catastrophic", "visible", "silent", "conditional")
         },
         "controls": len(controls),
+        "alarmed": _share(controls, lambda t: t.caught),
         "alarms": [_line(t) for t in controls if t.caught],
         "operator_right": _share(_single(planted), _right_operator),
         "cause_right": _share(_single(planted), lambda t: bool(right_cause(t))),
@@ -59,7 +64,14 @@ def summary(
 def _share(trials: Sequence[Trial], holds: Callable[[Trial], object]) -> dict[str, Any]:
     count = sum(bool(holds(t)) for t in trials)
     share = count / len(trials) if trials else None
-    return {"count": count, "of": len(trials), "share": share}
+    low, high = share_bounds(count, len(trials), _LEVEL)
+    return {
+        "count": count,
+        "of": len(trials),
+        "share": share,
+        "low": low,
+        "high": high,
+    }
 
 
 def _single(planted: Sequence[Trial]) -> list[Trial]:

@@ -9,6 +9,7 @@ from harness.golden.interchange.archives import (
     write_safetensors,
 )
 from harness.golden.interchange.llama_cpp import KlBase, read_kl_base
+from harness.golden.interchange.llama_cpp_statistics import KlStatistics, kl_statistics
 from harness.golden.interchange.onnx_test_data import read_test_data, write_test_data
 from harness.golden.interchange.polygraphy import (
     read_polygraphy,
@@ -17,6 +18,8 @@ from harness.golden.interchange.polygraphy import (
 
 __all__ = [
     "KlBase",
+    "KlStatistics",
+    "kl_statistics",
     "read_kl_base",
     "read_npz",
     "read_polygraphy",

@@ -57,6 +57,8 @@ def artifact(evidence: Evidence, levels: Levels) -> Outcome:
                 measurement=worst.name,
             )
         )
+    else:
+        results += _codes(evidence, shown, levels)
     if not results:
         formats = sorted({w.found for w in shown}) or ["activations"]
         count = len(shown) or len(evidence.activations_found)
@@ -182,24 +184,72 @@ def code_span(format_name: str) -> float:
 def weight_limit(weight: WeightEvidence, level: float) -> float:
     """Unexplained share that right arithmetic in another order can leave in a weight.
 
-    Two right quotients differ by a few roundings of float32, so a value that lies as
-    near to the middle between two codes may take either. Such a code is one step
-    off, against sqrt(1/12) of a step for quantization itself: k of n codes make
-    sqrt(12 k / n). k is Poisson, its mean from the share of a step that the
-    roundings cover. Without the number of elements the mean share takes k's place,
-    with the factor that any noise of known energy is allowed.
+    Such a code (see `code_limit`) is one step off, against sqrt(1/12) of a step for
+    quantization itself: k of n codes make sqrt(12 k / n). Without the number of
+    elements the mean share takes k's place, with the factor that any noise of known
+    energy is allowed.
     """
-    from scipy.special import pdtrik
-
     span = code_span(weight.expected)
     decoding = (_ROUNDINGS * _ROUNDOFF * span) ** 2 * 12
-    share = 2 * span * _ROUNDINGS * _ROUNDOFF
     if not weight.elements:
+        share = 2 * span * _ROUNDINGS * _ROUNDOFF
         return energy_factor(level) * math.sqrt(12 * share + decoding)
-    count = math.ceil(float(pdtrik(1 - level, weight.elements * share)))
+    count = code_limit(weight, level)
     return math.sqrt(12 * count / weight.elements) + energy_factor(level) * math.sqrt(
         decoding
     )
+
+
+def code_limit(weight: WeightEvidence, level: float) -> int:
+    """How many codes may be others than the exact ones where arithmetic is right.
+
+    Two right quotients differ by a few roundings of float32, so a value that lies as
+    near to the middle between two codes may take either. Their number is Poisson, its
+    mean from the share of a step that the roundings cover.
+    """
+    from scipy.special import pdtrik
+
+    share = 2 * code_span(weight.expected) * _ROUNDINGS * _ROUNDOFF
+    count = float(pdtrik(1 - level, weight.elements * share))
+    return max(0, math.ceil(count)) if math.isfinite(count) else 0
+
+
+def _codes(
+    evidence: Evidence, shown: list[WeightEvidence], levels: Levels
+) -> list[CheckResult]:
+    """Weights with more wrong codes than rounding leaves open.
+
+    The energy of an error says little of small blocks beside large ones; a code is
+    right or wrong whatever its scale. Where a budget allows an energy, codes differ
+    with reason, and the energy alone is judged.
+    """
+    if "unexplained.weights" in evidence.budgets:
+        return []
+    level = levels.alpha / max(1, len(shown))
+    wrong = [
+        (weight, limit)
+        for weight in shown
+        if weight.differing
+        and weight.elements
+        and weight.differing > (limit := code_limit(weight, level))
+    ]
+    if not wrong:
+        return []
+    weight, limit = max(
+        wrong, key=lambda entry: (entry[0].differing or 0) / (entry[1] + 1)
+    )
+    return [
+        result(
+            _CHECK,
+            Verdict.DEFECT,
+            f"weight of {weight.operator}: codes that are not the exact ones="
+            f"{weight.differing}, but should be at most {limit} [of "
+            f"{weight.elements}; theory: float32 roundings at code boundaries]",
+            cases=len(wrong),
+            test="Poisson bound on ambiguous codes",
+            alpha=levels.alpha,
+        )
+    ]
 
 
 def _by_slack(shown: list[WeightEvidence], levels: Levels) -> list[WeightEvidence]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from harness.judge.levels import POWER, Levels
 from harness.judge.outcome import Findings, Outcome, names, passed, result
 from harness.judge.slices import slices
 from harness.judge.statistics.mean import Mean, resampled_mean
+from harness.judge.statistics.quantile import Quantile, clustered_quantile
 from harness.judge.statistics.ratio import Ratio, pooled
 from harness.judge.types import CheckResult, Measurement, Verdict
 
@@ -55,6 +57,7 @@ def distance(evidence: Evidence, levels: Levels) -> Outcome:
             unit=metric.unit,
         )
         _metric_slices(evidence, metric, levels, findings)
+    _quantiles(evidence, levels, findings)
     findings.results += _unmatched(evidence)
     return findings.outcome()
 
@@ -118,6 +121,23 @@ def _metric_slices(
         )
 
 
+def _quantiles(evidence: Evidence, levels: Levels, findings: Findings) -> None:
+    """Quantiles over all rows: what the mean over cases hides."""
+    for entry in evidence.rows:
+        clusters = _clusters(evidence, entry.cases)
+        for quantile, share in entry.quantiles.items():
+            name = f"{entry.name}.{quantile}"
+            _judge(
+                name,
+                clustered_quantile(entry.rows, share, clusters=clusters),
+                evidence.budgets.get(name),
+                levels,
+                findings,
+                better=entry.better,
+                unit=entry.unit,
+            )
+
+
 #: Budgets that another check reads, or that not every target can measure.
 _ELSEWHERE: Final = (
     "unexplained",
@@ -139,6 +159,8 @@ def _unmatched(evidence: Evidence) -> list[CheckResult]:
         measured |= {metric.name, f"{metric.name}.loss", f"regression.{metric.name}"}
         tagged = slices(evidence.tags, metric.cases, least=1)
         measured |= {f"{metric.name}[{tag}]" for tag in tagged}
+    for rows in evidence.rows:
+        measured |= {f"{rows.name}.{quantile}" for quantile in rows.quantiles}
     measured |= {f"behaviour.{entry.name}.flips" for entry in evidence.behaviours}
     for entry in evidence.latency:
         measured |= {f"cost.{entry.phase}{end}" for end in ("", ".p95", ".p99")}
@@ -184,18 +206,25 @@ def _mean(evidence: Evidence, metric: MetricEvidence) -> Mean | None:
     """The mean over cases; None when there is none."""
     if not len(metric.values):
         return None
-    clusters = None
-    if evidence.drift is not None and evidence.drift.clusters is not None:
-        of_case = dict(zip(evidence.drift.cases, evidence.drift.clusters, strict=True))
-        clusters = [of_case.get(case, case) for case in metric.cases]
     return resampled_mean(
-        metric.values, seed=seed_of(evidence, metric.name), clusters=clusters
+        metric.values,
+        seed=seed_of(evidence, metric.name),
+        clusters=_clusters(evidence, metric.cases),
     )
+
+
+def _clusters(evidence: Evidence, cases: Sequence[str]) -> list[str] | None:
+    """Document or prompt of each case; None: every case its own."""
+    drift = evidence.drift
+    if drift is None or drift.clusters is None:
+        return None
+    of_case = dict(zip(drift.cases, drift.clusters, strict=True))
+    return [of_case.get(case, case) for case in cases]
 
 
 def _measurement(
     name: str,
-    estimate: Ratio | Mean,
+    estimate: Ratio | Mean | Quantile,
     budget: Budget | None,
     levels: Levels,
     *,
@@ -219,7 +248,7 @@ def _measurement(
 
 def _judge(
     name: str,
-    estimate: Ratio | Mean,
+    estimate: Ratio | Mean | Quantile,
     budget: Budget | None,
     levels: Levels,
     findings: Findings,
@@ -240,13 +269,13 @@ def _judge(
     findings.results.append(_decide(measurement, estimate, budget, level))
 
 
-def _below(estimate: Ratio | Mean, limit: float) -> float:
-    assert isinstance(estimate, Mean)  # sanity check: ratios are errors
+def _below(estimate: Ratio | Mean | Quantile, limit: float) -> float:
+    assert not isinstance(estimate, Ratio)  # sanity check: ratios are errors
     return estimate.p_below(limit)
 
 
 def _decide(
-    found: Measurement, estimate: Ratio | Mean, budget: Budget, level: float
+    found: Measurement, estimate: Ratio | Mean | Quantile, budget: Budget, level: float
 ) -> CheckResult:
     """Beyond with the whole interval, straddling, or within."""
     lower = found.better == "lower"
@@ -256,7 +285,9 @@ def _decide(
     allowed = budget.margin or abs(budget.limit)
     interval = f"{found.low:.3g} to {found.high:.3g}"
     shared = {
-        "test": "clustered bootstrap-t, one-sided",
+        "test": "binomial rank test, rows by their design effect, one-sided"
+        if isinstance(estimate, Quantile)
+        else "clustered bootstrap-t, one-sided",
         "alpha": level,
         "power": POWER,
         "detectable": detectable,

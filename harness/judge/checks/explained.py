@@ -12,6 +12,7 @@ import math
 from typing import Final
 
 from harness.compare.operator_evidence import OperatorEvidence
+from harness.judge.checks.explained_paths import explained_paths
 from harness.judge.evidence import Evidence
 from harness.judge.levels import Levels
 from harness.judge.outcome import Outcome, passed, result
@@ -23,7 +24,7 @@ _TEST: Final = "chi-square bound on the energy of accumulation noise"
 
 
 def explained(evidence: Evidence, levels: Levels) -> Outcome:
-    """`defect` when noise cannot explain an operator, or the whole model.
+    """`defect` when noise cannot explain an operator, a path, or the whole model.
 
     The whole model is judged for weight-only schemes alone: where activations are
     quantized, a last-bit difference flips roundings that grow through the layers.
@@ -38,6 +39,10 @@ def explained(evidence: Evidence, levels: Levels) -> Outcome:
         _operator(evidence, entry, levels) for entry in evidence.operators
     )
     results, measurements = _operators(evidence, operators, levels)
+    paths = explained_paths(evidence, levels)
+    tests.update(paths.tests)
+    results.extend(paths.results)
+    measurements.extend(paths.measurements)
     whole = _end_to_end(evidence, levels)
     if whole is not None:
         p, measurement, decision = whole
@@ -45,10 +50,13 @@ def explained(evidence: Evidence, levels: Levels) -> Outcome:
         measurements.append(measurement)
         if decision.verdict is not Verdict.PASS or not results:
             results.append(decision)
+    if evidence.uncaptured and not evidence.operators:
+        results.append(passed(_CHECK, f"operators not judged: {evidence.uncaptured}"))
     return Outcome(
         results=tuple(results),
         measurements=tuple(measurements),
         operators=operators,
+        paths=paths.paths,
         tests=tests,
     )
 
@@ -122,6 +130,8 @@ def _operators(
             f"{len(operators)} operators within their limits; worst {worst.name}: "
             f"unexplained={worst.unexplained:.3g}, at most {worst.limit:.3g}"
         )
+        if evidence.paths_skipped:
+            reason += f"; what lies between is unchecked: {evidence.paths_skipped}"
         return [passed(_CHECK, reason, **shared)], [measurement]
     reason = (
         f"unexplained={worst.unexplained:.3g}, but should be at most "

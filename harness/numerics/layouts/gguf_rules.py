@@ -22,12 +22,14 @@ from harness.numerics.quantized import Quantized
 from harness.numerics.scales import mx_scales
 
 
-def quantize_gguf(x: Any, kind: str) -> Quantized | Q4K:
+def quantize_gguf(x: Any, kind: str, *, nudge: float = 1.0) -> Quantized | Q4K:
     """A tensor in a GGUF type, ready for `write_gguf`.
 
     Args:
         x: finite floating point values, rows of whole blocks along the last axis.
         kind: a name of `GGUF_TYPES`.
+        nudge: of Q8_0 and Q4_0, a factor of each value after its block's scale was
+            found: what another order of the same roundings makes of it.
 
     Raises:
         NumericsError: unknown type, not finite, or rows that are not whole blocks.
@@ -47,7 +49,10 @@ def quantize_gguf(x: Any, kind: str) -> Quantized | Q4K:
     if kind == "Q4_K":
         return _q4_k(values)
     blocks = values.reshape(*values.shape[:-1], -1, size)
-    codes, scales = {"Q8_0": _q8_0, "Q4_0": _q4_0, "MXFP4": _mxfp4}[kind](blocks)
+    if kind == "MXFP4":
+        codes, scales = _mxfp4(blocks)
+    else:
+        codes, scales = {"Q8_0": _q8_0, "Q4_0": _q4_0}[kind](blocks, np.float32(nudge))
     return Quantized(
         codes=codes.astype(np.uint8).reshape(values.shape),
         scales=scales.astype(np.float32).reshape(*values.shape[:-1], -1),
@@ -66,9 +71,9 @@ def _inverse(d: Array) -> Array:
     return inverse
 
 
-def _q8_0(blocks: Array) -> tuple[Array, Array]:
+def _q8_0(blocks: Array, nudge: np.float32) -> tuple[Array, Array]:
     d = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
-    scaled = blocks * _inverse(d)
+    scaled = blocks * (_inverse(d) * nudge)
     magnitude = np.abs(scaled)
     whole = np.floor(magnitude)
     whole += np.floor(2 * (magnitude - whole))
@@ -76,10 +81,10 @@ def _q8_0(blocks: Array) -> tuple[Array, Array]:
     return codes, d.astype(np.float16)
 
 
-def _q4_0(blocks: Array) -> tuple[Array, Array]:
+def _q4_0(blocks: Array, nudge: np.float32) -> tuple[Array, Array]:
     at = np.abs(blocks).argmax(axis=-1, keepdims=True)
     d = np.take_along_axis(blocks, at, axis=-1) / np.float32(-8)
-    codes = np.trunc(blocks * _inverse(d) + np.float32(8.5)).astype(np.uint8)
+    codes = np.trunc(blocks * (_inverse(d) * nudge) + np.float32(8.5)).astype(np.uint8)
     return (np.clip(codes, 0, 15) - 8) & 15, d.astype(np.float16)
 
 

@@ -17,7 +17,11 @@ from harness.schemes.apply import plan_one, quantize_activation
 from harness.schemes.catalogue import SCHEMES
 from harness.schemes.linear_algebra import add_bias, product
 
-LAYERS = [name for name, entry in DEFECTS.items() if entry.place != "runtime"]
+LAYERS = [
+    name
+    for name, entry in DEFECTS.items()
+    if entry.place in {"weight", "stored", "input", "output"}
+]
 SCHEMES_HERE = ("fp8_e4m3", "fp8_e4m3_static", "mxfp8", "nvfp4", "int8", "int4")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from harness.cli.main import main
 from harness.execution.selftest.api import selftest
+from harness.execution.selftest.stage import Stage
 
 pytestmark = pytest.mark.quant_slow
 DEFECTS = ["scales_shifted_along_k", "bias_missing", "wrong_after_first_batch_entry"]
@@ -82,3 +83,45 @@ def test_the_smallest_strength_is_found_by_bisection():
     (threshold,) = found["thresholds"]
     assert threshold["caught"] <= 0.1
     assert threshold["missed"] is None or threshold["missed"] < threshold["caught"]
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnxruntime", "openvino@f32"])
+def test_stored_bytes_are_planted_wherever_weights_are(backend):
+    """What a file holds is wrong, and every engine is caught reading it."""
+    if backend.startswith("openvino"):
+        pytest.importorskip("openvino")
+    found = selftest(
+        ["suites/vad"],
+        backends=[backend],
+        schemes=["int8"],
+        defects=["stored_scales_swapped", "stored_codes_off_by_one", "bias_missing"],
+        strengths=["catalogue"],
+        places=["one"],
+    )
+
+    assert found["planted"] == 3
+    assert found["caught"]["count"] == 3
+    assert found["alarms"] == []
+    checks = {entry["defect"]: entry["check"] for entry in found["all"]}
+    assert checks["stored_scales_swapped"] == "artifact"
+    assert checks["stored_codes_off_by_one"] == "artifact"
+
+
+def test_a_second_call_with_the_same_folder_runs_nothing_again(tmp_path, monkeypatch):
+    """All trials are in the folder; the result is the same."""
+    options = {
+        "backends": ["torch"],
+        "schemes": ["int8"],
+        "defects": ["bias_missing"],
+        "strengths": ["catalogue"],
+        "controls": 2,
+        "out": tmp_path,
+    }
+    first = selftest(["suites/vad"], **options)
+    monkeypatch.setattr(Stage, "trial", None)
+
+    again = selftest(["suites/vad"], **options)
+
+    assert first == again
+    assert again["controls"] == 2
+    assert again["planted"] >= 1

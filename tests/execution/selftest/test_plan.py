@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.defects import DEFECTS, Planting
+from harness.defects import DEFECTS, WHOLE, Planting
 from harness.execution.selftest.api import sampled
 from harness.execution.selftest.plan import levels, plan
 from harness.execution.selftest.summary import blind_spots, summary, why
@@ -62,7 +62,7 @@ def test_every_defect_is_tried_in_one_operator_and_in_all_at_every_strength():
         mine = [i for i in planted if i.planting.defect == name]
         places = {i.planting.operator for i in mine}
         assert None in places
-        assert (len(places) == 2) is (defect.place != "runtime")
+        assert (len(places) == 2) is (defect.place not in WHOLE)
         assert {i.level for i in mine} == {
             level for level, _ in levels(defect, ("low", "catalogue", "high"))
         }
@@ -91,10 +91,14 @@ def test_a_miss_is_counted_and_told_why(capsys):
     print_selftest(found)
 
     out = capsys.readouterr().out
-    assert found["caught"] == {"count": 1, "of": 2, "share": 0.5}
+    assert found["caught"]["count"] == 1
+    assert found["caught"]["of"] == 2
+    # Exact binomial, by hand: (1 - p)^2 = 0.975 and p^2 = 0.975.
+    assert found["caught"]["low"] == pytest.approx(1 - 0.975**0.5)
+    assert found["caught"]["high"] == pytest.approx(0.975**0.5)
     assert "missed at catalogue strength: scale_missing in toy/torch/int8" in out
     assert "the outputs move by 1e-05 of their size" in out
-    assert "1 of 2 (50.0%) planted defects caught" in out
+    assert "1 of 2 (50.0%, 1.3% to 98.7%) planted defects caught" in out
     assert 'part"' in render(found)
     assert "Something gets through" in render(found)
 

@@ -7,7 +7,12 @@ import dataclasses
 import pytest
 
 from harness.judge import judge
-from harness.judge.checks.artifact import artifact, code_span, weight_limit
+from harness.judge.checks.artifact import (
+    artifact,
+    code_limit,
+    code_span,
+    weight_limit,
+)
 from harness.judge.evidence import Budget, WeightEvidence
 from harness.judge.levels import Levels
 from harness.judge.types import Verdict
@@ -191,3 +196,36 @@ def test_a_backend_that_shows_nothing_must_move_as_the_scheme_does(
     )
 
     assert found.verdict is verdict
+
+
+def test_wrong_codes_of_small_blocks_are_counted(make):
+    """Their energy is nothing beside the large blocks'; they are wrong all the same."""
+    few = weight(unexplained=1e-6, differing=1)
+    many = weight(unexplained=1e-6, differing=40)
+
+    assert first(make, weights=(few,)).verdict is Verdict.PASS
+    found = first(make, weights=(many,))
+    assert found.verdict is Verdict.DEFECT
+    assert "codes that are not the exact ones=40, but should be at most" in found.reason
+
+
+def test_the_count_is_left_to_the_energy_that_a_person_allowed(make):
+    """A backend whose codes differ with reason has a budget that says so."""
+    budget = Budget(metric="unexplained.weights", limit=0.6, source="suite.toml:4")
+    found = artifact(
+        make["evidence"](
+            weights=(weight(unexplained=0.5, differing=90_000),),
+            budgets={"unexplained.weights": budget},
+        ),
+        Levels(),
+    )
+
+    assert found.results[0].verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("elements", [1, 100, 10_000_000])
+def test_no_more_codes_are_open_than_rounding_leaves(elements):
+    """Of few elements none, of many some in a million."""
+    limit = code_limit(weight(elements=elements), 1e-4)
+
+    assert 0 <= limit <= 2 + elements * 3e-5

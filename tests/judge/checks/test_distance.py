@@ -9,7 +9,7 @@ import pytest
 
 from harness.judge import judge
 from harness.judge.checks.distance import distance
-from harness.judge.evidence import Budget, MetricEvidence
+from harness.judge.evidence import Budget, MetricEvidence, RowsEvidence
 from harness.judge.levels import Levels
 from harness.judge.types import Verdict
 
@@ -228,3 +228,45 @@ def test_slack_is_shown_in_standard_errors(make):
 
     assert found.slack_sigma == pytest.approx((0.1 - found.value) / found.error)
     assert found.slack_sigma > 10
+
+
+def test_a_quantile_over_tokens_has_a_budget_of_its_own(make):
+    """A few tokens far off leave the mean in its budget, and the p99 beyond its own."""
+    rng = np.random.default_rng(6)
+    by_case = [np.abs(rng.normal(size=8)) * 1e-3 for _ in range(60)]
+    for rows in by_case[::4]:
+        rows[3] = 2.0
+    found = make["evidence"](
+        drift=make["paired"](0.1, cases=60),
+        budgets={
+            "y.kl.p95": Budget(metric="y.kl.p95", limit=0.1, source="suite.toml:9"),
+            "y.kl.median": Budget(metric="y.kl.median", limit=0.1, source="s:1"),
+        },
+        rows=(
+            RowsEvidence(
+                name="y.kl",
+                rows=tuple(by_case),
+                cases=tuple(f"case-{i}" for i in range(60)),
+                quantiles={"median": 0.5, "p95": 0.95, "p99": 0.99},
+            ),
+        ),
+    )
+    outcome = distance(found, Levels())
+    measured = {m.name: m for m in outcome.measurements}
+    verdicts = {r.measurement: r.verdict for r in outcome.results}
+
+    assert measured["y.kl.median"].value < 1e-3
+    assert 2.0 == measured["y.kl.p99"].value
+    assert verdicts["y.kl.median"] is Verdict.PASS
+    assert "y.kl.p99" not in verdicts
+    wide = dataclasses.replace(
+        found,
+        budgets={
+            "y.kl.p99": Budget(metric="y.kl.p99", limit=0.1, source="suite.toml:9")
+        },
+    )
+    (beyond,) = [
+        r for r in distance(wide, Levels()).results if r.measurement == "y.kl.p99"
+    ]
+    assert beyond.verdict is Verdict.DRIFT
+    assert "binomial rank test" in beyond.test

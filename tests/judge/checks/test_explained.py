@@ -6,9 +6,10 @@ import dataclasses
 
 import pytest
 
+from harness.compare.operator_evidence import PathEvidence
 from harness.judge import judge
 from harness.judge.checks.explained import explained
-from harness.judge.evidence import Budget
+from harness.judge.evidence import Acknowledgement, Budget
 from harness.judge.levels import Levels
 from harness.judge.types import Verdict
 
@@ -110,3 +111,81 @@ def test_end_to_end_needs_some_noise_to_judge_by(make):
     evidence = make["evidence"](operators=(), noise_floor=0.0)
 
     assert explained(evidence, Levels()).results == ()
+
+
+def path(after="norm", residual=1e-12, noise=1e-12):
+    """A path whose error is as large as rounding makes it."""
+    return PathEvidence(
+        before="encoder.0",
+        after=after,
+        residual_sq=residual,
+        noise_sq=noise,
+        signal_sq=1.0,
+        elements=1000,
+    )
+
+
+def test_the_first_wrong_path_is_named(make):
+    """Operators are all right; what leads from one to the next is not."""
+    paths = (path("a"), path("b", residual=1e-4), path("c", residual=1e-3))
+    found = judge(make["evidence"](paths=paths))
+
+    assert found.verdict is Verdict.DEFECT
+    assert "encoder.0 -> b; the first of 2 of 3 paths" in found.reason
+    assert [False, True, True] == [entry.guilty for entry in found.paths]
+    assert not any(entry.guilty for entry in found.operators)
+    worst = found.measurements["unexplained.between"]
+    assert worst.value == pytest.approx(1e-3**0.5)
+
+
+def test_paths_that_rounding_explains_pass_and_are_counted(make):
+    """A pass says that they were looked at, or why not."""
+    whole = explained(make["evidence"](paths=(path(), path("b"))), Levels())
+    none = explained(make["evidence"](paths_skipped="x runs twice"), Levels())
+
+    assert "2 paths between them within theirs" in whole.results[1].reason
+    assert "what lies between is unchecked: x runs twice" in none.results[0].reason
+    assert [Verdict.PASS] * 3 == [r.verdict for r in (*whole.results, *none.results)]
+
+
+def test_a_person_may_allow_a_path_more(make):
+    """`unexplained.between = 0.1` in the suite."""
+    budget = Budget(metric="unexplained.between", limit=0.1, source="suite.toml:3")
+    evidence = make["evidence"](
+        paths=(path(residual=1e-4),), budgets={"unexplained.between": budget}
+    )
+    found = explained(evidence, Levels())
+
+    assert [Verdict.PASS, Verdict.PASS] == [entry.verdict for entry in found.results]
+    assert "suite.toml:3" == found.measurements[1].budget_source
+
+
+@pytest.mark.parametrize(
+    ("accepted", "verdict"), [(0.02, "changed"), (0.005, "defect")]
+)
+def test_an_acknowledged_path_is_held_to_what_was_accepted(make, accepted, verdict):
+    """By its name, and no worse than stated."""
+    entry = Acknowledgement(
+        target="toy/torch/fp8_e4m3",
+        check="explained",
+        metric="",
+        limit=1.0,
+        operators={"encoder.0 -> norm": accepted},
+        reason="bug 7",
+        author="jo",
+        expires="2026-12-31",
+        source="budgets.toml:1",
+    )
+    evidence = make["evidence"](paths=(path(residual=1e-4),), acknowledgements=(entry,))
+
+    assert verdict == judge(evidence).verdict
+
+
+def test_operators_that_were_not_seen_are_said_to_be(make):
+    """A pass that rests on outputs alone says so."""
+    evidence = make["evidence"](operators=(), uncaptured="it shows nothing")
+
+    found = explained(evidence, Levels())
+
+    assert "operators not judged: it shows nothing" in found.results[-1].reason
+    assert all(entry.verdict is Verdict.PASS for entry in found.results)

@@ -1,0 +1,186 @@
+"""Watches what lies between a target's quantized operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from harness.backends.protocol import Arithmetic
+from harness.compare.operator_evidence import PathEvidence
+from harness.models.types import Case, Model, Operator
+from harness.schemes.between import CalledTwiceError, GivenOutputs, step_error
+from harness.schemes.types import Scheme, TensorScheme
+
+if TYPE_CHECKING:
+    import torch
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Calls that are looked at: of the longest cases, of the shortest, and two between.
+_CALLS: Final = 4
+#: Bytes of one call's captured operators, beyond which a call that could be watched an
+#: operator at a time is not looked at.
+_BYTES: Final = 400 * 2**20
+#: Operators whose inputs and outputs are held at once, at most.
+_OPERATORS: Final = 512
+
+
+@dataclass
+class _Sums:
+    before: str
+    residual: float = 0.0
+    noise: float = 0.0
+    signal: float = 0.0
+    elements: int = 0
+
+
+class Paths:
+    """Takes in whole captured calls; keeps sums alone.
+
+    Args:
+        model: what is under test.
+        scheme: what the target is quantized with.
+        operators: those that the scheme quantizes.
+        arithmetic: what the backend declares.
+        seed: of the errors that stand for a faithful backend's.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        scheme: Scheme,
+        operators: Sequence[Operator],
+        arithmetic: Arithmetic,
+        seed: int,
+    ) -> None:
+        self._model = model
+        self._scheme = scheme
+        self._operators = {operator.name: operator for operator in operators}
+        self._step = step_error(arithmetic.operands, arithmetic.output)
+        self._seed = seed
+        self._calls = 0
+        self._given: GivenOutputs | None = None
+        self._sums: dict[str, _Sums] = {}
+        #: Why nothing was looked at, if so.
+        self.skipped = ""
+
+    def wants(self, cases: Sequence[Case]) -> bool:
+        """Whether the captured call of these cases should be handed to `add`."""
+        if len(self._operators) > _OPERATORS:
+            self.skipped = f"{len(self._operators)} operators are too many to hold"
+        if self.skipped or self._calls >= _CALLS:
+            return False
+        tokens = sum(
+            case.inputs["input_ids"].size
+            for case in cases
+            if "positions" in case.inputs
+        )
+        widths = sum(sum(o.weight.shape[:2]) for o in self._operators.values())
+        return 4 * tokens * widths <= _BYTES
+
+    def add(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """One call: what went in, what came out, and what was captured."""
+        if self.skipped:
+            return
+        missing = [name for name in self._operators if name not in outputs]
+        if missing:
+            # What an operator that is not shown does would look like a fault of a path.
+            self.skipped = f"{len(missing)} of {len(self._operators)} are not shown"
+            return
+        self._calls += 1
+        observed = {name: np.asarray(outputs[name]) for name in self._operators}
+        try:
+            if self._given is None:
+                rounding = _rounding(self._scheme.kv_cache)
+                self._given = GivenOutputs(self._model, list(observed), rounding)
+            arrived, given = self._given.run(inputs, observed)
+            moved, ended = self._given.run(
+                inputs, observed, step=self._step, seed=self._seed + self._calls
+            )
+        except CalledTwiceError as error:
+            self.skipped = f"{error} runs more than once a call"
+            return
+        except (RuntimeError, TypeError) as error:
+            self.skipped = f"the model does not run on what was shown: {error}"
+            return
+        last, x, before = "", None, ""
+        for name, expected in arrived.items():
+            # Operators that read the same tensor stand side by side.
+            if x is None or not np.shares_memory(x, expected):
+                before = last
+            self._compare(name, before, outputs[f"{name}/input"], expected, moved[name])
+            last, x = name, expected
+        before = last
+        for name, expected in given.items():
+            if name in outputs and expected.dtype.kind == "f":
+                end = f"output {name}"
+                self._compare(end, before, outputs[name], expected, ended[name])
+
+    def _compare(
+        self, name: str, before: str, found: Array, expected: Array, moved: Array
+    ) -> None:
+        if self.skipped:
+            return
+        sums = self._sums.setdefault(name, _Sums(before))
+        if np.size(found) != expected.size:
+            sums.residual = float("inf")
+            return
+        observed = np.asarray(found, dtype=np.float64).reshape(expected.shape)
+        # Where what was given leads to no number, it is the operator's fault.
+        usable = np.isfinite(expected)
+        expected, moved, observed = expected[usable], moved[usable], observed[usable]
+        sums.elements += expected.size
+        sums.signal += float(np.square(expected).sum())
+        sums.noise += float(np.square(moved - expected).sum())
+        if not np.isfinite(sums.noise):
+            # It would explain anything.
+            self.skipped = f"last-bit errors lead to NaN or Inf at {name}"
+            return
+        if not np.isfinite(observed).all():
+            sums.residual = float("inf")
+            return
+        sums.residual += float(np.square(observed - expected).sum())
+
+    def result(self) -> tuple[PathEvidence, ...]:
+        """What was seen, in order of execution; nothing where it was `skipped`."""
+        if self.skipped:
+            return ()
+        found = self._sums.values()
+        share = 0.0
+        if self._scheme.kv_cache is not None:
+            # Whether a key or value on the edge gets the other code is chance: what
+            # flips add is known of all paths together, not of one.
+            signal = sum(sums.signal for sums in found)
+            share = sum(sums.noise for sums in found) / signal if signal else 0.0
+        return tuple(
+            PathEvidence(
+                before=sums.before,
+                after=name,
+                residual_sq=sums.residual,
+                noise_sq=max(sums.noise, share * sums.signal),
+                signal_sq=sums.signal,
+                elements=sums.elements,
+            )
+            for name, sums in self._sums.items()
+            if sums.elements or sums.residual
+        )
+
+
+def _rounding(
+    cache: TensorScheme | None,
+) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What keys and values become, by `numerics`; None: they are left alone."""
+    if cache is None:
+        return None
+    import torch
+
+    from harness.backends.torch_kv import exact_rounding
+
+    def rounding(x: torch.Tensor) -> torch.Tensor:
+        rounded = exact_rounding(x.to(torch.float32).numpy(), cache)
+        return torch.from_numpy(rounded).to(x.dtype)
+
+    return rounding

@@ -1,0 +1,87 @@
+"""Monte Carlo arithmetic: every result of torch is off by a random relative error."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+#: Functions with values in [-1, 1] that engines approximate to an absolute error.
+_BOUNDED: Final = frozenset(
+    {
+        torch.ops.aten.sigmoid.default,
+        torch.ops.aten.tanh.default,
+        torch.ops.aten.erf.default,
+    }
+)
+#: Sums of products, and which argument the model's data is: its errors reach sums that
+#: cancel, which an error of the sum itself does not.
+_PRODUCTS: Final = {
+    torch.ops.aten.mm.default: 0,
+    torch.ops.aten.bmm.default: 0,
+    torch.ops.aten.addmm.default: 1,
+    torch.ops.aten.baddbmm.default: 1,
+    torch.ops.aten.convolution.default: 0,
+}
+#: Random numbers that are drawn once; a result takes its share from anywhere in them.
+_DRAWN: Final = 1 << 18
+
+
+class Perturbed(TorchDispatchMode):  # type: ignore[misc]
+    """While it is entered, floating results are multiplied by 1 + step * z.
+
+    z is uniform in [-1, 1], another for every element of every result. To what erf,
+    sigmoid and tanh give, step * z is added; the data in sums of products is perturbed
+    as well as the sums. Views, and results that are written in place, are left as they
+    are.
+
+    Args:
+        step: 0: nothing is changed.
+        seed: of z.
+    """
+
+    def __init__(self, step: float, seed: int) -> None:
+        super().__init__()
+        self._step = step
+        self._generator = torch.Generator().manual_seed(seed)
+        z = torch.rand(_DRAWN, generator=self._generator, dtype=torch.float64)
+        self._errors = step * (2 * z - 1)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call `func`, then perturb what it gave."""
+        if not self._step:
+            return func(*args, **(kwargs or {}))
+        data = _PRODUCTS.get(func)
+        if data is not None:
+            args = (*args[:data], self.perturb(args[data]), *args[data + 1 :])
+        found = func(*args, **(kwargs or {}))
+        schema = func._schema  # noqa: SLF001 - torch has no public way to ask
+        if any(entry.alias_info for entry in schema.returns):
+            return found
+        if isinstance(found, tuple):
+            return tuple(map(self.perturb, found))
+        return self.perturb(found, absolute=func in _BOUNDED)
+
+    def perturb(self, tensor: Any, *, absolute: bool = False) -> Any:
+        """The tensor with its errors; anything else as it is."""
+        if not self._step or not isinstance(tensor, torch.Tensor):
+            return tensor
+        if not tensor.is_floating_point():
+            return tensor
+        with _disable_current_modes():
+            errors = self._draw(tensor.numel()).reshape(tensor.shape).to(tensor.dtype)
+            if absolute:
+                return tensor + errors
+            # Not x + x * e: infinity, as masks have it, would become NaN.
+            return tensor * (1 + errors)
+
+    def _draw(self, count: int) -> torch.Tensor:
+        """Errors, from a random place on, over and over if there are not enough."""
+        start = int(torch.randint(_DRAWN, (1,), generator=self._generator))
+        errors = self._errors.roll(-start) if count > _DRAWN - start else None
+        if errors is None:
+            return self._errors[start : start + count]
+        return errors.repeat(-(-count // _DRAWN))[:count]

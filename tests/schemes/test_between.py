@@ -1,0 +1,152 @@
+"""A model whose operators' outputs are given, and what errors of its steps do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.models.torch_model import TorchModel
+from harness.schemes.between import CalledTwiceError, GivenOutputs, step_error
+from harness.schemes.stochastic import Perturbed
+
+torch = pytest.importorskip("torch")
+
+X = np.random.default_rng(3).standard_normal((4, 32)).astype(np.float32)
+
+
+def normed(twice=False):
+    """A residual block: norm, two layers with GELU between, and the sum."""
+    torch.manual_seed(5)
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.LayerNorm(32)
+            self.up = torch.nn.Linear(32, 64)
+            self.down = torch.nn.Linear(64, 32)
+
+        def forward(self, x):
+            y = self.down(torch.nn.functional.gelu(self.up(self.norm(x))))
+            return self.down(torch.relu(self.up(y))) if twice else x + y
+
+    return TorchModel("block", Block, example={"x": X})
+
+
+def observed(model):
+    """Inputs and outputs of both layers, as the model itself has them."""
+    module, seen = model.module(), {}
+    for name in ("up", "down"):
+
+        def keep(_, inputs, output, name=name):
+            seen[f"{name}/input"], seen[name] = inputs[0].numpy(), output.numpy()
+
+        module.get_submodule(name).register_forward_hook(keep)
+    with torch.no_grad():
+        (out,) = module(x=torch.from_numpy(X)).values()
+    return seen, out.numpy()
+
+
+def test_a_models_own_outputs_lead_to_its_own_inputs():
+    """Given what it computed, what arrives is what arrived, to float32's last bits."""
+    model = normed()
+    seen, out = observed(model)
+    arrived, given = GivenOutputs(model, ["up", "down"]).run({"x": X}, seen)
+
+    assert ["up", "down"] == list(arrived)
+    for name, found in arrived.items():
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, seen[f"{name}/input"], rtol=0, atol=1e-6)
+    (found,) = given.values()
+    np.testing.assert_allclose(found, out, rtol=0, atol=1e-6)
+
+
+def test_operators_are_not_computed_but_given():
+    """Another output of the first changes what arrives at the second, and no weight."""
+    model = normed()
+    seen, _ = observed(model)
+    oracle = GivenOutputs(model, ["up", "down"])
+    zero = {**seen, "up": np.zeros_like(seen["up"])}
+    arrived, given = oracle.run({"x": X}, zero)
+
+    assert not arrived["down"].any()
+    np.testing.assert_allclose(next(iter(given.values())), X + seen["down"], atol=1e-6)
+
+
+def test_errors_of_every_step_are_seeded_and_as_large_as_asked():
+    """Ten times the step is ten times the noise; the same seed the same noise."""
+    model = normed()
+    seen, _ = observed(model)
+    oracle = GivenOutputs(model, ["up", "down"])
+    exact = oracle.run({"x": X}, seen)[0]["down"]
+    small, again, large = (
+        oracle.run({"x": X}, seen, step=step, seed=9)[0]["down"] - exact
+        for step in (1e-6, 1e-6, 1e-5)
+    )
+
+    assert np.array_equal(small, again)
+    assert np.linalg.norm(large) == pytest.approx(10 * np.linalg.norm(small), rel=1e-3)
+    assert 2e-7 < np.linalg.norm(small) / np.linalg.norm(exact) < 4e-6
+
+
+def test_an_operator_that_runs_twice_is_refused():
+    """Which of its outputs was observed is unknown."""
+    model = normed(twice=True)
+    seen, _ = observed(model)
+
+    with pytest.raises(CalledTwiceError, match="up"):
+        GivenOutputs(model, ["up", "down"]).run({"x": X}, seen)
+
+
+def test_a_step_of_a_narrower_type_is_larger():
+    """16 units of float32, and the roundoff of what the backend declares."""
+    assert step_error("fp32", "fp32") == 17 * 2.0**-24
+    assert step_error("bf16", "fp32") == 2.0**-8 + 16 * 2.0**-24
+    assert step_error("fp32", "bf16") == 2.0**-8 + 16 * 2.0**-24
+
+
+def test_what_cancels_gets_the_error_of_what_it_is_made_of():
+    """A sum of products that is zero is off by as much as its products."""
+    a = torch.ones(1, 4096, dtype=torch.float64)
+    b = torch.ones(4096, 1, dtype=torch.float64)
+    b[::2] = -1
+    with Perturbed(1e-6, 0):
+        found = a @ b
+
+    assert 0 < abs(float(found)) < 6 * 1e-6 * 64
+
+
+def test_bounded_functions_get_an_absolute_error():
+    """Engines approximate them so: sigmoid(-20) is 2e-9, give or take a step."""
+    x = torch.full((1000,), -20.0, dtype=torch.float64)
+    with Perturbed(1e-6, 0):
+        found = torch.sigmoid(x)
+
+    assert 0.9e-6 < float(found.abs().max()) < 1.1e-6
+
+
+def test_infinity_stays_infinity():
+    """A mask of -inf is no NaN."""
+    x = torch.full((1000,), -torch.inf, dtype=torch.float64)
+    with Perturbed(1e-3, 0):
+        found = x + 1
+
+    assert torch.equal(found, x)
+
+
+def test_views_and_integers_are_left_alone():
+    """Nothing is rounded where nothing is computed."""
+    x = torch.arange(12, dtype=torch.float64)
+    with Perturbed(1e-3, 0):
+        viewed, counted = x.reshape(3, 4).T[1], torch.arange(5) + 1
+
+    assert torch.equal(viewed, x[1::4])
+    assert torch.equal(counted, torch.arange(1, 6))
+
+
+def test_a_step_of_zero_is_exact():
+    """To the last bit."""
+    x = torch.randn(50, 50, dtype=torch.float64)
+    with Perturbed(0.0, 0):
+        found = torch.softmax(x @ x, dim=-1)
+
+    assert torch.equal(found, torch.softmax(x @ x, dim=-1))
