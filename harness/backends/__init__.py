@@ -1,1 +1,1 @@
-"""TBD."""
+"""Engines that run models: one protocol, one file each."""

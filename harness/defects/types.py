@@ -125,6 +125,8 @@ class Defect:
     touches: tuple[str, ...] = ()
     #: When it fires.
     trigger: Trigger = ALWAYS
+    #: What a suite's cases must have for it to show, beyond the trigger; "": nothing.
+    needs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""TBD."""
+"""Recipes: what is quantized and how, the oracle, and the models they become."""

@@ -244,3 +244,12 @@ def test_another_code_is_told_from_a_rounding_more():
     assert other_codes(exact * np.float32([1, 1.0625, 1, 1]), exact) == 1
     assert other_codes(exact + np.float32([0, 0, 1e-9, 0]), exact) == 1
     assert other_codes(np.full(4, np.nan, np.float32), exact) == 4
+
+
+def test_a_value_that_is_flushed_to_zero_is_not_another_code():
+    """Of float32 values below 2**-126 alone: the smallest normal one must be there."""
+    exact = np.array([2.0**-127, -(2.0**-149), 2.0**-126, -1.0], np.float32)
+    flushed = np.where(np.abs(exact) < 2.0**-126, 0, exact)
+
+    assert other_codes(flushed, exact) == 0
+    assert other_codes(np.where(np.abs(exact) < 1, 0, exact), exact) == 1

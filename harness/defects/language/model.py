@@ -151,6 +151,7 @@ def _defect(  # noqa: PLR0917 - a table's columns
     links: str,
     change: _Change,
     parameter: Parameter,
+    needs: str = "",
 ) -> Defect:
     return Defect(
         name=name,
@@ -160,6 +161,7 @@ def _defect(  # noqa: PLR0917 - a table's columns
         links=tuple(links.split()),
         change=change,
         parameter=parameter,
+        needs=needs,
     )
 
 
@@ -195,6 +197,7 @@ MODEL: Final = (
         "ggml-org/llama.cpp#6914",
         _digits,
         Parameter(name="share of the way", low=0.1, catalogue=0.75, high=1.0),
+        "a prompt with numbers in it",
     ),
     _defect(
         "head_also_quantized",

@@ -98,6 +98,7 @@ def _defect(  # noqa: PLR0917 - a table's columns
     links: str,
     change: _Change,
     parameter: Parameter,
+    needs: str,
 ) -> Defect:
     return Defect(
         name=f"prompt_{name}",
@@ -107,6 +108,7 @@ def _defect(  # noqa: PLR0917 - a table's columns
         links=tuple(links.split()),
         change=change,
         parameter=parameter,
+        needs=needs,
     )
 
 
@@ -122,6 +124,7 @@ PROMPTS: Final = (
         Parameter(
             name="tokens kept", low=1024, catalogue=256, high=32, none=float("inf")
         ),
+        "a case of more than 256 tokens",
     ),
     _defect(
         "template_missing",
@@ -130,6 +133,7 @@ PROMPTS: Final = (
         "mudler/vllm.cpp#2077 ggml-org/llama.cpp#9583 vllm-project/vllm#28539",
         _template,
         _THERE,
+        "a prompt that goes through a chat template",
     ),
     _defect(
         "start_token_missing",
@@ -138,5 +142,6 @@ PROMPTS: Final = (
         "EleutherAI/lm-evaluation-harness#2676 tenstorrent/tt-metal#48444",
         _bos,
         _THERE,
+        "a prompt of more than one token",
     ),
 )

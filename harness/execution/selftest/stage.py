@@ -65,6 +65,17 @@ class View:
     context: Context
 
 
+@dataclass(frozen=True)
+class Faultless:
+    """A target without a defect, on some cases."""
+
+    outputs: Outputs
+    #: Operators that are wrong anyway.
+    guilty: Mapping[str, float]
+    #: Verdict and check, where these cases fail anyway: a few may be too few.
+    alarm: tuple[str, str] | None
+
+
 @dataclass(kw_only=True)
 class Stage:
     """One suite on one backend: its golden, its cases, few or all of them."""
@@ -78,10 +89,8 @@ class Stage:
     #: Variables of the worker: the backend's variant.
     environment: Mapping[str, str] = field(default_factory=dict)
     oracles: dict[tuple[str, SuiteRef], OracleRun | None] = field(default_factory=dict)
-    #: What targets give without a defect: outputs, and operators that are wrong anyway.
-    clean: dict[tuple[str, SuiteRef], tuple[Outputs, dict[str, float]]] = field(
-        default_factory=dict
-    )
+    #: What targets give without a defect.
+    clean: dict[tuple[str, SuiteRef], Faultless] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -134,35 +143,35 @@ class Stage:
         guilty = _guilty(judgement)
         if item.planting is None:
             if not item.number:
-                self.clean[target.name, view.ref] = run.outputs, guilty
+                self.clean[target.name, view.ref] = _faultless(run, judgement)
             return _filled(trial, judgement, run, list(guilty))
-        outputs, known = self._faultless(job, target, view, worker)
+        clean = self._faultless(job, target, view, worker)
         fired = run.fired
         trial = dataclasses.replace(
             trial,
-            moved=_moved(outputs, run.outputs),
-            fired=not _same(outputs, run.outputs) if fired is None else bool(fired),
+            moved=_moved(clean.outputs, run.outputs),
+            fired=not _same(clean.outputs, run.outputs)
+            if fired is None
+            else bool(fired),
         )
         # Operators that are as wrong without the defect are known, not named again.
         named = [
             name
             for name, shown in guilty.items()
-            if shown > _WORSE * known.get(name, 0.0)
+            if shown > _WORSE * clean.guilty.get(name, 0.0)
         ]
-        return _filled(trial, judgement, run, named)
+        return unless_clean_fails_too(_filled(trial, judgement, run, named), clean)
 
     def _faultless(
         self, job: TargetJob, target: Target, view: View, worker: Worker
-    ) -> tuple[Outputs, dict[str, float]]:
-        """Outputs and guilty operators of the same run without the defect."""
+    ) -> Faultless:
+        """The same run without the defect."""
         key = (target.name, view.ref)
         if key not in self.clean:
             plain = dataclasses.replace(job, planting=None)
             run: TargetRun = worker.run(plain, timeout=TIMEOUT)
-            self.clean[key] = (
-                run.outputs,
-                _guilty(self._judged(target, run, worker, view)),
-            )
+            judgement = self._judged(target, run, worker, view)
+            self.clean[key] = _faultless(run, judgement)
         return self.clean[key]
 
     def _judged(
@@ -194,6 +203,28 @@ class Stage:
             except (BackendError, UnsupportedError):
                 self.oracles[key] = None
         return self.oracles[key]
+
+
+def unless_clean_fails_too(trial: Trial, clean: Faultless) -> Trial:
+    """A failure that the same cases show without the defect is not the defect's."""
+    if not trial.caught or (trial.verdict, trial.check) != clean.alarm:
+        return trial
+    reason = f"these cases fail without the defect as well: {trial.reason}"
+    return dataclasses.replace(trial, verdict="inconclusive", reason=reason)
+
+
+def _faultless(run: TargetRun, judgement: Judgement) -> Faultless:
+    assert run.outputs is not None  # sanity check
+    alarm = None
+    if judgement.verdict.fails:
+        alarm = str(judgement.verdict), _deciding(judgement)
+    return Faultless(run.outputs, _guilty(judgement), alarm)
+
+
+def _deciding(judgement: Judgement) -> str:
+    """The check that named the verdict."""
+    failing = [c for c in judgement.checks if c.verdict is judgement.verdict]
+    return failing[0].check if failing else ""
 
 
 def _guilty(judgement: Judgement) -> dict[str, float]:
@@ -233,13 +264,12 @@ def _filled(
     run: TargetRun,
     named: Sequence[str],
 ) -> Trial:
-    failing = [c for c in judgement.checks if c.verdict is judgement.verdict]
     told = [d for d in judgement.diagnosis if d["operator"] in named]
     first = told[0] if told else {}
     return dataclasses.replace(
         trial,
         verdict=str(judgement.verdict),
-        check=failing[0].check if failing else "",
+        check=_deciding(judgement),
         reason=judgement.reason,
         operator=named[0] if named else "",
         cause=str(first.get("defect", "")),

@@ -134,6 +134,8 @@ def _advice(name: str, known: Mapping[str, Defect]) -> str:
     defect = known.get(name)
     if defect is None:
         return "a case that meets the defect's condition"
+    if defect.needs:
+        return defect.needs
     trigger = defect.trigger
     if trigger.length:
         return f"a case of at least {trigger.length} positions"

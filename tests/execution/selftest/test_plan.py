@@ -9,6 +9,7 @@ import pytest
 from harness.defects import DEFECTS, WHOLE, Planting
 from harness.execution.selftest.api import sampled
 from harness.execution.selftest.plan import levels, plan
+from harness.execution.selftest.stage import Faultless, unless_clean_fails_too
 from harness.execution.selftest.summary import blind_spots, summary, why
 from harness.execution.selftest.trial import Trial
 from harness.reports.selftest import print_selftest, render, verdict
@@ -135,6 +136,23 @@ def test_what_never_fired_is_no_miss_but_a_blind_spot():
 
 
 @pytest.mark.parametrize(
+    ("name", "add"),
+    [
+        ("cache_wrong_beyond_512_tokens", "a case of more than 512 positions"),
+        ("cache_wrong_from_fifth_entry", "two cases of the same shape"),
+        ("prompt_truncated", "a case of more than 256 tokens"),
+        ("digits_confused", "a prompt with numbers in it"),
+        ("wrong_for_large_rows", "times as large as the median row"),
+    ],
+)
+def test_a_blind_spot_says_what_to_add(name, add):
+    """What the suite's cases lack."""
+    (spot,) = blind_spots([trial(name, verdict="pass", fired=False)])
+
+    assert add in spot["add"]
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"verdict": "inconclusive", "reason": "few cases"}, "cannot resolve it: few"),
@@ -151,3 +169,17 @@ def test_why_it_was_missed(changes, words):
 def test_strengths_that_are_one_are_tried_once():
     """`there or not` has no levels."""
     assert len(list(levels(DEFECTS["stale_output"], ("low", "catalogue", "high")))) == 1
+
+
+@pytest.mark.parametrize(
+    ("alarm", "caught"),
+    [(None, True), (("vacuous", "behaviour"), True), (("defect", "explained"), False)],
+)
+def test_a_failure_that_the_clean_run_shows_too_is_no_catch(alarm, caught):
+    """A few cases may fail whatever is planted: then all of them are asked."""
+    clean = Faultless({}, {}, alarm)
+
+    found = unless_clean_fails_too(trial(), clean)
+
+    assert found.caught is caught
+    assert ("without the defect as well" in found.reason) is not caught
