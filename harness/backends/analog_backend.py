@@ -8,11 +8,12 @@ hardware: it is there so that noisy hardware can be judged, and the judging test
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
-from harness.backends.protocol import Arithmetic, Support, Variant
+from harness.backends.protocol import Arithmetic, Support
 from harness.backends.torch_backend import TorchBackend, TorchSession
 from harness.errors import BackendError
 from harness.models.types import Model, Operator
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Programmed just now; an hour, a day, a month later.
-_AGES: Final = (0.0, 3600.0, 86400.0, 30 * 86400.0)
+#: Programmed just now; an hour, a month later.
+_AGES: Final = (0.0, 3600.0, 30 * 86400.0)
 
 
 class AnalogSession(TorchSession):
@@ -58,11 +59,11 @@ class AnalogSession(TorchSession):
                 "open and at least 0"
             )
         for index, layer in enumerate(self._crossbars().values()):
-            seeds = np.random.SeedSequence([seed, index])
+            seeds = np.random.SeedSequence([seed, index, layer.lot])
             layer.program(int(seeds.generate_state(1, np.uint64)[0] >> 1), age)
 
-    def expected_error(self, operator: str, x: Array) -> Array:
-        """What the device declares: shape as the operator's output, float32.
+    def expected_error(self, operator: str, x: Array) -> tuple[Array, Array]:
+        """What the device declares: mean and mean square, float32, as the output.
 
         Args:
             operator: one that is quantized.
@@ -71,9 +72,9 @@ class AnalogSession(TorchSession):
         import torch
 
         with torch.inference_mode():
-            found = self._crossbars()[operator].expected_error(torch.from_numpy(x))
-        array: Array = found.numpy()
-        return array
+            given = torch.from_numpy(np.ascontiguousarray(x))
+            mean, square = self._crossbars()[operator].expected_error(given)
+        return mean.numpy(), square.numpy()
 
     def _crossbars(self) -> dict[str, AnalogLayer]:
         from harness.backends.analog_layer import AnalogLayer
@@ -92,14 +93,16 @@ class AnalogBackend(TorchBackend):
         programming: strength of programming noise; 1 is as measured.
         drift: strength of drift; 1 is as measured.
         read: strength of read noise; 1 is as measured.
-        dead: (operator, column) pairs that give nothing.
+        dead: operator -> columns that give nothing.
+        scale: operator -> factor on its outputs.
+        shift: operator -> added to its outputs, in units of the largest input times
+            the largest weight.
+        lot: of another lot come other devices from the same seeds.
+
+    Whatever is not its default but `lot` is a device that is not what it declares to
+    be: to be found by the judge.
     """
 
-    variants: ClassVar = {
-        "uncompensated": Variant(
-            summary="drift is left as it is", options={"compensated": False}
-        )
-    }
     session: ClassVar[type[TorchSession]] = AnalogSession
 
     def __init__(
@@ -111,14 +114,20 @@ class AnalogBackend(TorchBackend):
         programming: float = 1.0,
         drift: float = 1.0,
         read: float = 1.0,
-        dead: tuple[tuple[str, int], ...] = (),
+        dead: Mapping[str, tuple[int, ...]] | None = None,
+        scale: Mapping[str, float] | None = None,
+        shift: Mapping[str, float] | None = None,
+        lot: int = 0,
     ) -> None:
         super().__init__(precision, "cpu", name=name)
         self.compensated = compensated
         self.programming = programming
         self.drift = drift
         self.read = read
-        self.dead = dead
+        self.dead = dict(dead or {})
+        self.scale = dict(scale or {})
+        self.shift = dict(shift or {})
+        self.lot = lot
 
     def supports(self, model: Model, scheme: Scheme) -> Support:
         """Whether weights are INT8, a scale a channel or tensor, and inputs INT8."""
@@ -142,11 +151,14 @@ class AnalogBackend(TorchBackend):
         """The layer on a crossbar."""
         from harness.backends.analog_layer import AnalogLayer
 
-        return AnalogLayer(layer, operator, scheme, plan, self._crossbar())
+        return AnalogLayer(
+            layer, operator, scheme, plan, self._crossbar(), lot=self.lot
+        )
 
     def _crossbar(self) -> Crossbar:
         from harness.backends.analog_device import Cells
-        from harness.backends.analog_layer import Crossbar
+        from harness.backends.analog_layer import Crossbar, Faults
 
+        faults = Faults(dead=self.dead, scale=self.scale, shift=self.shift)
         cells = Cells(programming=self.programming, drift=self.drift, read=self.read)
-        return Crossbar(cells=cells, compensated=self.compensated, dead=self.dead)
+        return Crossbar(cells=cells, compensated=self.compensated, faults=faults)

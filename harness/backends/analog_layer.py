@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -26,6 +27,21 @@ from harness.schemes.types import Scheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+#: Cells without the noise of reading: what the compensation compares.
+_UNREAD: Final = Cells(read=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """What is broken, by operator; nothing of it is declared."""
+
+    #: Columns (output channels) that give nothing.
+    dead: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    #: Factor on every output: a tile whose scale is wrong.
+    scale: Mapping[str, float] = field(default_factory=dict)
+    #: Added to every output, in units of the largest input times the largest weight.
+    shift: Mapping[str, float] = field(default_factory=dict)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Crossbar:
@@ -46,8 +62,7 @@ class Crossbar:
     #: Whether all outputs are multiplied by one number a layer, found by reading the
     #: sum of its conductances again: global drift compensation (Joshi et al. 2020).
     compensated: bool = True
-    #: Operator -> columns (output channels) that give nothing: broken ones.
-    dead: tuple[tuple[str, int], ...] = ()
+    faults: Faults = field(default_factory=Faults)
 
 
 class AnalogLayer(QuantizedLayer):
@@ -59,6 +74,7 @@ class AnalogLayer(QuantizedLayer):
         scheme: INT8 weights are the targets, INT8 inputs the DAC's codes.
         plan: which of weights and activations.
         array: the hardware.
+        lot: of another lot come other devices from the same seeds.
     """
 
     def __init__(
@@ -68,10 +84,13 @@ class AnalogLayer(QuantizedLayer):
         scheme: Scheme,
         plan: OperatorPlan,
         array: Crossbar,
+        *,
+        lot: int = 0,
     ) -> None:
         super().__init__(layer, operator, scheme, plan)
         self.native = ""
         self.array = array
+        self.lot = lot
         weight = self.stored.decode()
         axes = tuple(range(1, weight.ndim))
         #: Weight that the largest conductance stands for, by column.
@@ -79,6 +98,7 @@ class AnalogLayer(QuantizedLayer):
         relative = weight / self.unit
         #: Targets of the two cells of each weight.
         self.target = torch.stack([relative.clamp(min=0), (-relative).clamp(min=0)])
+        self._expected: tuple[float, T, T, float] | None = None
         self.program(seed=0)
 
     def program(self, seed: int, age: float = 0.0) -> None:
@@ -113,10 +133,8 @@ class AnalogLayer(QuantizedLayer):
         noise = torch.randn(self.drifted.shape, generator=self.reads)
         cells = (self.drifted + self.spread * noise).clamp(min=0)
         weight = (cells[0] - cells[1]) * self.unit * self.factor
-        for name, column in self.array.dead:
-            if name == self.operator.name:
-                weight[column] = 0
-        return weight
+        weight[list(self.array.faults.dead.get(self.operator.name, ()))] = 0
+        return weight * self.array.faults.scale.get(self.operator.name, 1.0)
 
     def forward(self, x: T) -> T:
         """DAC, array, noise, ADC, bias; in the dtype of the input."""
@@ -130,26 +148,19 @@ class AnalogLayer(QuantizedLayer):
         codes = torch.round(y / (step * unit))
         largest = 2 ** (array.bits - 1) - 1
         y = codes.clamp(-largest, largest) * step * unit
+        y = y + self.array.faults.shift.get(self.operator.name, 0.0) * unit
         return self._biased(y).to(x.dtype)
 
-    def expected_error(self, x: T) -> T:
-        """Mean square, over devices and reads, of each output's distance from exact.
+    def expected_error(self, x: T) -> tuple[T, T]:
+        """Mean and mean square, over devices and reads, of each output minus the exact.
 
-        Of a device without broken columns; of what lies beyond the converter's range
-        the mean is cut off.
+        Of devices as they were measured, compensated and without broken columns,
+        whatever this one is; of what lies beyond the converter's range the mean is cut
+        off.
         """
         wide = x.to(torch.float32)
         given = wide if self.activations is None else self._quantize(wide)
-        target = self.target.double().numpy()
-        mean, variance = (
-            torch.from_numpy(a).float()
-            for a in expected(target, self.age, self.array.cells)
-        )
-        factor = 1.0
-        if self.array.compensated:
-            fresh, _ = expected(target, 0.0, _unread(self.array.cells))
-            later, _ = expected(target, self.age, _unread(self.array.cells))
-            factor = float(fresh.sum() / later.sum())
+        mean, variance, factor = self._expectation()
         scale = self.unit * factor
         unit = self._output_unit(wide)
         step = 2 * self.array.bound / (2**self.array.bits - 2)
@@ -159,19 +170,51 @@ class AnalogLayer(QuantizedLayer):
         largest = self.array.bound * unit
         shift = centre.clamp(-largest, largest)
         shift = shift - self._product(given, self.stored.decode())
-        return shift**2 + spread + converters
+        return shift, shift**2 + spread + converters
+
+    def _expectation(self) -> tuple[T, T, float]:
+        """Of every cell the mean and variance, and the compensation, at this age."""
+        if self._expected is None or self._expected[0] != self.age:
+            target = self.target.double().numpy()
+            mean, variance = expected(target, self.age, Cells())
+            fresh, _ = expected(target, 0.0, _UNREAD)
+            later, _ = expected(target, self.age, _UNREAD)
+            self._expected = (
+                self.age,
+                torch.from_numpy(mean).float(),
+                torch.from_numpy(variance).float(),
+                float(fresh.sum() / later.sum()),
+            )
+        return self._expected[1:]
 
     def _output_unit(self, x: T) -> T:
         """Largest input times largest weight of each column, as outputs are shaped.
 
-        Not 0, so that an input of zeros has no noise and divides nothing by 0.
+        Inputs are those of one read: a row, or the patch under a convolution's kernel
+        in the channels of its group. Not 0, so that an input of zeros has no noise and
+        divides nothing by 0.
         """
         if self.operator.kind == "linear":
             unit = x.abs().amax(dim=-1, keepdim=True) * self.unit.reshape(-1)
         else:
-            largest = x.abs().amax(dim=tuple(range(1, x.ndim)), keepdim=True)
-            unit = largest * self.unit.reshape(-1, *[1] * (x.ndim - 2))
+            column = self.unit.reshape(-1, *[1] * (x.ndim - 2))
+            unit = self._largest_in_patch(x) * column
         return unit.clamp(min=1e-30)
+
+    def _largest_in_patch(self, x: T) -> T:
+        """Shape (batch, output channels, positions)."""
+        operator = self.operator
+        grouped = x.abs().unflatten(1, (operator.groups, -1)).amax(dim=2)
+        ends = [end for pair in reversed(operator.padding) for end in pair]
+        pool: Any = F.max_pool1d if x.ndim == 3 else F.max_pool2d
+        largest: T = pool(
+            F.pad(grouped, ends),
+            tuple(self.target.shape[3:]),
+            stride=operator.stride,
+            dilation=operator.dilation,
+        )
+        columns = self.target.shape[1] // operator.groups
+        return largest.repeat_interleave(columns, dim=1)
 
     def _product(self, x: T, weight: T) -> T:
         operator = self.operator
@@ -195,8 +238,3 @@ class AnalogLayer(QuantizedLayer):
             return y + self.bias
         result: T = y + self.bias.reshape(-1, *[1] * (y.ndim - 2))
         return result
-
-
-def _unread(cells: Cells) -> Cells:
-    """The same without the noise of reading: what the compensation compares."""
-    return Cells(programming=cells.programming, drift=cells.drift, read=0.0)

@@ -179,8 +179,9 @@ class Session(Protocol):
 
     A session that is not exact may have `draw(seed, *, age)`: become the device, and
     its noise, of this seed, `age` seconds after it was programmed; and
-    `expected_error(operator, x)`: the mean square, over devices and runs, by which
-    each element of this operator's output may be off for the input `x`.
+    `expected_error(operator, x)`: the mean and the mean square, over devices and runs,
+    of what each element of this operator's output is off by for the input `x`. Both are
+    taken at their word, to a hundredth of the outputs and a tenth of the mean square.
     """
 
     def run(

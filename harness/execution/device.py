@@ -11,14 +11,22 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from harness.execution.assemble import Context, answers_of, drift_of, recorded_replies
-from harness.execution.jobs import Draw, DrawsRun
+from harness.execution.assemble import (
+    REPLIES,
+    Context,
+    answers_of,
+    drift_of,
+    recorded_replies,
+)
+from harness.execution.jobs import Draw, DrawsJob, DrawsRun, TargetJob, TargetRun
 from harness.judge.evidence import DeviceEvidence, DeviceSeries, DeviceTail
 from harness.judge.statistics.draws import draws_needed
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Draws that decide how many are made, and most of them.
 FIRST: Final = 8
@@ -31,6 +39,36 @@ _LEVEL: Final = 0.025
 Run = Callable[[tuple[int, ...]], DrawsRun]
 
 
+def device_of(
+    context: Context, job: TargetJob, run: TargetRun, ask: Callable[[Any], Any]
+) -> DeviceEvidence | None:
+    """Draws of a target that is never twice the same; None: it is exact.
+
+    Args:
+        context: golden, behaviours and cases.
+        job: by which the target was run.
+        run: what that gave.
+        ask: runs a `DrawsJob` in the target's worker.
+    """
+    arithmetic = run.arithmetic
+    if not run.drawable or arithmetic is None or not run.outputs:
+        return None
+
+    def draw(seeds: tuple[int, ...]) -> DrawsRun:
+        found: DrawsRun = ask(
+            DrawsJob(
+                suite=job.suite,
+                backend=job.backend,
+                scheme=job.scheme,
+                seeds=seeds,
+                ages=arithmetic.ages,
+            )
+        )
+        return found
+
+    return observe(context, draw, determinism=arithmetic.determinism)
+
+
 def observe(
     context: Context,
     run: Run,
@@ -38,21 +76,20 @@ def observe(
     determinism: str,
     first: int = FIRST,
     most: int = MOST,
-    seed: int | None = None,
 ) -> DeviceEvidence:
     """Draw devices until the interval is tight enough, at most `most`.
 
     Args:
-        context: golden, behaviours and cases.
+        context: golden, behaviours and cases; its suite's seed is the first draw's.
         run: gives every age of the devices of the seeds.
         determinism: as declared.
         first: draws of the first stage.
         most: draws in all.
-        seed: of the first draw; None: the suite's.
     """
-    start = context.suite.seed if seed is None else seed
+    start = context.suite.seed
     seeds = tuple(start + index for index in range(first))
-    draws = list(run(seeds).draws)
+    found = run(seeds)
+    draws = list(found.draws)
     wanted = max(
         (
             draws_needed(np.log(series.values), math.log(WITHIN), _LEVEL)
@@ -67,13 +104,20 @@ def observe(
         draws += run(more).draws
         seeds += more
     drifts = _drifts(context, draws)
-    series = [*drifts, *_slopes(drifts), *_wrong(context, draws), *_operators(draws)]
     return DeviceEvidence(
         determinism=determinism,
         seeds=seeds,
         first=first,
         wanted=wanted,
-        series=tuple(series),
+        declares=found.declares,
+        reference_wrong=_reference_wrong(context, draws[0]),
+        cases=len(draws[0].outputs),
+        series=(
+            *drifts,
+            *_slopes(drifts),
+            *_wrong(context, draws),
+            *_operators(draws),
+        ),
         tails=tuple(_tails(draws)),
     )
 
@@ -82,7 +126,7 @@ def _drifts(context: Context, draws: Sequence[Draw]) -> list[DeviceSeries]:
     found = defaultdict(list)
     for draw in draws:
         found[draw.age].append(drift_of(context, draw.outputs).ratio)
-    return [_series("drift", age, values) for age, values in found.items()]
+    return [_series("drift", "", age, values) for age, values in found.items()]
 
 
 def _slopes(drifts: Sequence[DeviceSeries]) -> list[DeviceSeries]:
@@ -94,7 +138,7 @@ def _slopes(drifts: Sequence[DeviceSeries]) -> list[DeviceSeries]:
     logs = np.log10(np.stack([entry.values for entry in aged]))
     centred = decades - decades.mean()
     slopes = (centred[:, None] * logs).sum(axis=0) / (centred**2).sum()
-    return [_series("slope of drift", aged[-1].age, slopes.tolist())]
+    return [_series("slope", "", aged[-1].age, slopes.tolist())]
 
 
 def _wrong(context: Context, draws: Sequence[Draw]) -> list[DeviceSeries]:
@@ -114,59 +158,63 @@ def _wrong(context: Context, draws: Sequence[Draw]) -> list[DeviceSeries]:
             if right:
                 found[name, draw.age].append(1 - sum(right) / len(right))
     return [
-        _series(f"wrong answers: {name}", age, values)
-        for (name, age), values in found.items()
+        _series("wrong", name, age, values) for (name, age), values in found.items()
     ]
 
 
+def _reference_wrong(context: Context, draw: Draw) -> dict[str, float]:
+    """Share of wrong answers that the reference gave on the same cases."""
+    found = {}
+    for name, answers in context.golden.behaviours.items():
+        right = [bool(answers[c]["right"]) for c in draw.outputs if c in answers]
+        if right and name != REPLIES:
+            found[name] = 1 - sum(right) / len(right)
+    return found
+
+
 def _operators(draws: Sequence[Draw]) -> list[DeviceSeries]:
-    """Squared error of every operator over what is declared of it."""
-    found = defaultdict(list)
+    """Error over what is declared of it, and what is left of the mean."""
+    found: defaultdict[tuple[str, str, float], list[float]] = defaultdict(list)
     for draw in draws:
         for name, residual in draw.residual.items():
             declared = float(draw.declared[name].sum())
             error = float(residual.sum())
-            ratio = error / declared if declared > 0 else float(error > 0) * math.inf
-            found[name, draw.age].append(ratio)
-    return [
-        _series(f"operator {name}", age, values)
-        for (name, age), values in found.items()
-    ]
+            # NaN stays NaN, which no limit is above.
+            ratio = error / declared if declared > 0 else np.nan if error else 0.0
+            found["error", name, draw.age].append(ratio)
+            found["gain", name, draw.age].append(draw.gain[name])
+            found["offset", name, draw.age].append(draw.offset[name])
+    return [_series(*key, values) for key, values in found.items()]
 
 
 def _tails(draws: Sequence[Draw]) -> list[DeviceTail]:
-    """Of every operator and age, the channel that is furthest beyond."""
-    found: dict[tuple[str, float], DeviceTail] = {}
-    count: defaultdict[tuple[str, float], int] = defaultdict(int)
+    """Of every operator and age the worst channel: of one draw, and over all."""
+    stacked: defaultdict[tuple[str, float], list[Array]] = defaultdict(list)
     for draw in draws:
         for name, residual in draw.residual.items():
-            key = (name, draw.age)
-            declared = np.maximum(draw.declared[name], 1e-300)
-            ratios = np.where(residual > 0, residual / declared, 0.0)
-            ratios = np.nan_to_num(ratios, nan=np.inf)
-            count[key] += len(ratios)
-            worst = int(ratios.argmax())
-            if key not in found or ratios[worst] > found[key].ratio:
-                found[key] = DeviceTail(
+            declared = draw.declared[name]
+            # What is declared as nothing may still round, in float32.
+            least = max(float(declared.sum()) * 2.0**-48, 1e-300)
+            ratio = residual / np.maximum(declared, least)
+            stacked[name, draw.age].append(np.nan_to_num(ratio, nan=np.inf))
+    found = []
+    for (name, age), entries in stacked.items():
+        single = np.stack(entries)
+        for ratios, count in ((single, 1), (single.mean(axis=0)[None], len(entries))):
+            worst = int(ratios.max(axis=0).argmax())
+            found.append(
+                DeviceTail(
                     operator=name,
-                    age=draw.age,
+                    age=age,
                     channel=worst,
-                    seed=draw.seed,
-                    ratio=float(ratios[worst]),
-                    among=0,
+                    ratio=float(ratios[:, worst].max()),
+                    draws=count,
+                    among=ratios.size,
                 )
-    return [
-        DeviceTail(
-            operator=tail.operator,
-            age=tail.age,
-            channel=tail.channel,
-            seed=tail.seed,
-            ratio=tail.ratio,
-            among=count[key],
-        )
-        for key, tail in found.items()
-    ]
+            )
+    return found
 
 
-def _series(name: str, age: float, values: Sequence[float]) -> DeviceSeries:
-    return DeviceSeries(name=name, age=age, values=np.array(values, dtype=np.float64))
+def _series(kind: Any, of: str, age: float, values: Sequence[float]) -> DeviceSeries:
+    array = np.array(values, dtype=np.float64)
+    return DeviceSeries(kind=kind, of=of, age=age, values=array)

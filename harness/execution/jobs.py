@@ -102,7 +102,7 @@ class DrawsJob:
     seeds: tuple[int, ...]
     ages: tuple[float, ...]
     #: Cases that are run, and those of them whose operators are watched.
-    cases: int = 64
+    cases: int = 32
     watched: int = 4
 
 
@@ -116,6 +116,10 @@ class Draw:
     #: Operator -> channel -> squared distance from the oracle, and what was declared.
     residual: Mapping[str, Array]
     declared: Mapping[str, Array]
+    #: Operator -> mean distance from what was declared on average: along the oracle's
+    #: outputs, as a share of them; and the same for all, in their root mean square.
+    gain: Mapping[str, float]
+    offset: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +127,8 @@ class DrawsRun:
     """Every device at every age."""
 
     draws: tuple[Draw, ...]
+    #: Whether the device says by how much its operators are off.
+    declares: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +275,7 @@ class TargetRun:
     paths_skipped: str = ""
     repeats: tuple[Repeat, ...] = ()
     latency: tuple[LatencyEvidence, ...] = ()
-    #: Whether the session can become other devices.
+    #: Whether the session is not exact, and can become other devices.
     drawable: bool = False
     #: Why there is no operator check, if there is none.
     uncaptured: str = ""

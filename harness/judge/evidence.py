@@ -128,9 +128,12 @@ class BehaviourEvidence:
 class DeviceSeries:
     """One number of every draw of a device that is not exact."""
 
-    #: "drift", "wrong answers: NAME", "operator NAME" (squared error of its output
-    #: over what the device declares of it), "slope of drift".
-    name: str
+    #: "drift" from the golden; "slope" of its decimal logarithm a decade of time;
+    #: "error" (squared, over what is declared), "gain" and "offset" (beyond what is
+    #: declared, shares) of an operator; "wrong" answers of a behaviour, a share.
+    kind: Literal["drift", "slope", "error", "gain", "offset", "wrong"]
+    #: Operator or behaviour; "" for the whole.
+    of: str
     #: Seconds after programming.
     age: float
     #: A draw each, in order of the seeds.
@@ -144,10 +147,10 @@ class DeviceTail:
     operator: str
     age: float
     channel: int
-    seed: int
-    #: Squared error over what was declared of it.
+    #: Squared error over what was declared of it, on average over the draws.
     ratio: float
-    #: Channels and draws among which it is the largest.
+    draws: int
+    #: Such numbers among which it is the largest.
     among: int
 
 
@@ -161,6 +164,12 @@ class DeviceEvidence:
     #: Draws that decided how many were made, and how many would have been wanted.
     first: int
     wanted: int
+    #: Whether it says by how much its operators are off.
+    declares: bool = False
+    #: Right answers of the reference on the cases that were run, by behaviour.
+    reference_wrong: Mapping[str, float] = field(default_factory=dict)
+    #: Cases that every draw ran.
+    cases: int = 0
     series: tuple[DeviceSeries, ...] = ()
     tails: tuple[DeviceTail, ...] = ()
 

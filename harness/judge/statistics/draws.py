@@ -47,6 +47,17 @@ def mean_above(values: FloatArray, limit: float) -> float:
     return float(t.sf((mean - limit) / error, len(values) - 1))
 
 
+def mean_apart(values: FloatArray, reach: float) -> float:
+    """P-value of "the mean is between -`reach` and `reach`", two-sided."""
+    one = min(mean_above(values, reach), mean_above(-values, reach))
+    return min(1.0, 2 * one)
+
+
+def mean_moved(now: FloatArray, before: FloatArray) -> float:
+    """P-value of "the mean is what it was" (Welch 1947), two-sided."""
+    return min(1.0, 2 * min(mean_rose(now, before), mean_rose(-now, -before)))
+
+
 def mean_rose(now: FloatArray, before: FloatArray) -> float:
     """P-value of "the mean is not above what it was" (Welch 1947), one-sided."""
     from scipy.stats import t
@@ -58,11 +69,8 @@ def mean_rose(now: FloatArray, before: FloatArray) -> float:
     (mean, error), (other, other_error) = _moments(now), _moments(before)
     if error == other_error == 0:
         return 0.0 if mean > other + 1e-12 * abs(other) else 1.0
-    total = error**2 + other_error**2
-    freedom = total**2 / (
-        error**4 / (len(now) - 1) + other_error**4 / (len(before) - 1)
-    )
-    return float(t.sf((mean - other) / math.sqrt(total), freedom))
+    freedom = _freedom(error, len(now), other_error, len(before))
+    return float(t.sf((mean - other) / math.hypot(error, other_error), freedom))
 
 
 def tail_rose(now: FloatArray, before: FloatArray) -> float:
@@ -76,6 +84,43 @@ def tail_rose(now: FloatArray, before: FloatArray) -> float:
     beyond = int((~(now <= before.max())).sum())
     both = len(now) + len(before)
     return math.comb(len(now), beyond) / math.comb(both, beyond)
+
+
+def rise(now: FloatArray, before: FloatArray, level: float) -> tuple[float, ...]:
+    """By how much the mean rose, and bounds of it, each wrong with chance `level`."""
+    from scipy.stats import t
+
+    if min(len(now), len(before)) < 2:
+        return math.nan, -math.inf, math.inf
+    (mean, error), (other, other_error) = _moments(now), _moments(before)
+    freedom = _freedom(error, len(now), other_error, len(before))
+    reach = float(t.isf(level, freedom)) * math.hypot(error, other_error)
+    return mean - other, mean - other - reach, mean - other + reach
+
+
+def channel_p_value(ratio: float, draws: int, among: int) -> float:
+    """Chance that the largest of `among` mean ratios of `draws` draws is `ratio`.
+
+    The squared error of a channel is a quadratic form in normal numbers whose mean is
+    declared; over independent draws it exceeds a multiple of it most often when each
+    draw's is one square alone: chi-square with a degree of freedom a draw (Bock,
+    Diaconis, Huffer and Perlman 1987; `quadratic` for one draw). Bonferroni over the
+    channels.
+    """
+    from scipy.stats import chi2
+
+    if not math.isfinite(ratio):
+        return 0.0
+    return min(1.0, among * float(chi2.sf(draws * ratio, draws)))
+
+
+def _freedom(error: float, count: int, other: float, others: int) -> float:
+    """Degrees of freedom of Welch and Satterthwaite."""
+    if error == other == 0:
+        return float(count + others - 2)
+    return (error**2 + other**2) ** 2 / (
+        error**4 / (count - 1) + other**4 / (others - 1)
+    )
 
 
 def draws_needed(first: FloatArray, half_width: float, level: float) -> int:
