@@ -98,7 +98,7 @@ class AnalogLayer(QuantizedLayer):
         relative = weight / self.unit
         #: Targets of the two cells of each weight.
         self.target = torch.stack([relative.clamp(min=0), (-relative).clamp(min=0)])
-        self._expected: tuple[float, T, T, float] | None = None
+        self._expected: dict[float, tuple[T, T, float]] = {}
         self.program(seed=0)
 
     def program(self, seed: int, age: float = 0.0) -> None:
@@ -174,18 +174,17 @@ class AnalogLayer(QuantizedLayer):
 
     def _expectation(self) -> tuple[T, T, float]:
         """Of every cell the mean and variance, and the compensation, at this age."""
-        if self._expected is None or self._expected[0] != self.age:
+        if self.age not in self._expected:
             target = self.target.double().numpy()
             mean, variance = expected(target, self.age, Cells())
             fresh, _ = expected(target, 0.0, _UNREAD)
             later, _ = expected(target, self.age, _UNREAD)
-            self._expected = (
-                self.age,
+            self._expected[self.age] = (
                 torch.from_numpy(mean).float(),
                 torch.from_numpy(variance).float(),
                 float(fresh.sum() / later.sum()),
             )
-        return self._expected[1:]
+        return self._expected[self.age]
 
     def _output_unit(self, x: T) -> T:
         """Largest input times largest weight of each column, as outputs are shaped.

@@ -32,7 +32,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 FIRST: Final = 8
 MOST: Final = 24
 #: Wanted half width of the 95% interval of the mean drift, as a factor.
-WITHIN: Final = 1.25
+WITHIN: Final = 1.3
 _LEVEL: Final = 0.025
 
 #: Runs the devices of some seeds.

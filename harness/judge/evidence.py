@@ -166,7 +166,7 @@ class DeviceEvidence:
     wanted: int
     #: Whether it says by how much its operators are off.
     declares: bool = False
-    #: Right answers of the reference on the cases that were run, by behaviour.
+    #: Share of wrong answers of the reference on the same cases, by behaviour.
     reference_wrong: Mapping[str, float] = field(default_factory=dict)
     #: Cases that every draw ran.
     cases: int = 0
