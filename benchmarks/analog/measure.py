@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ def main() -> None:
     bench = Bench(given.suite, given.out)
     clean = [bench.lot(f"clean-{i:02}", {"lot": i}) for i in range(given.clean)]
     alarms = 0
-    for before, now in zip(clean, clean[1:], strict=False):
+    for before, now in itertools.pairwise(clean):
         found = bench.judge(now, before)
         if found.verdict.fails or found.verdict.infrastructure:
             alarms += 1
@@ -65,8 +66,8 @@ def main() -> None:
     print(f"clean lots against the one before: {alarms} alarms in {len(clean) - 1}")
     for index, (name, options) in enumerate(FAULTS.items()):
         text = json.dumps({**options, "lot": 1000 + index})
-        options = json.loads(text.replace("OPERATOR", given.operator))
-        lot = bench.lot(name.replace(" ", "-").replace("%", ""), options)
+        chosen = json.loads(text.replace("OPERATOR", given.operator))
+        lot = bench.lot(name.replace(" ", "-").replace("%", ""), chosen)
         for how, baseline in (("alone", None), ("against clean", clean[0])):
             found = bench.judge(lot, baseline)
             verdicts = {str(c.verdict) for c in found.checks if c.verdict.fails}
@@ -111,7 +112,7 @@ class Bench:
                 seeds=seeds,
                 ages=(0.0, 3600.0, 30 * 86400.0),
             )
-            return run_draws(job, registry, self.loaded, lambda done, total: None)
+            return run_draws(job, registry, self.loaded, lambda *_: None)
 
         evidence = Evidence(
             suite=self.suite.name,

@@ -122,7 +122,7 @@ def test_the_declared_error_is_the_mean_over_devices(load, model, x, name, age):
     session = load()
     operator = next(o for o in model.operators() if o.name == name)
     oracle = OperatorOracle(operator, SCHEMES["int8"])
-    layer = session._crossbars()[name]  # noqa: SLF001 - one layer alone
+    layer = session._crossbars()[name]
     given = session.run({"x": x}, capture=[name])[f"{name}/input"]
     exact = oracle(given, accumulate="fp32", output="fp32").exact
     errors = []
@@ -164,7 +164,7 @@ def test_a_fault_changes_its_layer_and_no_declaration(load, x, options, name):
 def test_a_dead_column_gives_its_bias(load, x):
     """Its cells conduct nothing, whatever the input; converters are still noisy."""
     session = load(dead={"fc": (3,)}, read=0.0)
-    layer = session._crossbars()["fc"]  # noqa: SLF001 - its cells
+    layer = session._crossbars()["fc"]
     assert not layer.read()[3].any()
     assert layer.read()[2].any()
 
@@ -173,7 +173,7 @@ def test_compensation_restores_the_mean(load):
     """A month later the sum of all conductances is back, without it a third is gone."""
     shares = []
     for compensated in (True, False):
-        layer = load(compensated=compensated)._crossbars()["fc"]  # noqa: SLF001
+        layer = load(compensated=compensated)._crossbars()["fc"]
         layer.program(1, 30 * DAY)
         shares.append(
             float(layer.drifted.sum() * layer.factor / layer.programmed.sum())
@@ -184,7 +184,7 @@ def test_compensation_restores_the_mean(load):
 
 def test_silent_cells_leave_the_converters_alone(load, x):
     """Without cell noise the weight that is read is the INT8 weight."""
-    layer = load(**SILENT)._crossbars()["fc"]  # noqa: SLF001 - its cells
+    layer = load(**SILENT)._crossbars()["fc"]
     assert torch.allclose(layer.read(), layer.stored.decode(), rtol=1e-6)
 
 
