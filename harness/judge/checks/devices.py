@@ -67,6 +67,13 @@ def _of(device: DeviceEvidence, *kinds: str) -> list[DeviceSeries]:
     return [series for series in device.series if series.kind in kinds]
 
 
+def drift_bounds(series: DeviceSeries, level: float) -> tuple[float, float, float]:
+    """Geometric mean of the drift over devices, and bounds wrong with chance `level`."""
+    values = logs(series.values)
+    low, high = interval(values, level)
+    return math.exp(float(values.mean())), math.exp(low), math.exp(min(high, 700.0))
+
+
 def _declared(device: DeviceEvidence, levels: Levels, findings: Findings) -> None:
     """Means and tails of every operator's error against what was declared."""
     found: list[tuple[str, float, str]] = []
@@ -142,11 +149,10 @@ def _drift(
         budget = theory_drift(evidence)
     test = f"distance:{name}"
     level = levels.of(test)
-    values = logs(series.values)
-    low, high = (math.exp(bound) for bound in interval(values, level))
+    value, low, high = drift_bounds(series, level)
     found = Measurement(
         name=name,
-        value=math.exp(float(values.mean())),
+        value=value,
         low=low,
         high=high,
         budget=None if budget is None else budget.limit,
@@ -155,7 +161,8 @@ def _drift(
     )
     findings.measurements.append(found)
     if budget is not None:
-        findings.tests[test] = mean_above(values, math.log(max(budget.limit, 1e-30)))
+        limit = math.log(max(budget.limit, 1e-30))
+        findings.tests[test] = mean_above(logs(series.values), limit)
         findings.results.append(_within(found, budget, device, level))
 
 
