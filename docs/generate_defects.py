@@ -29,6 +29,7 @@ WHERE: Final = {
     "stored": "targets, files",
     "input": "targets",
     "output": "targets",
+    "between": "models",
     "cache": "KV cache",
     "model": "language model",
     "prompt": "prompts",

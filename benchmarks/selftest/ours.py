@@ -60,9 +60,8 @@ class Ours:
             )
             self.workers[control] = worker
             stage, _ = open_stage(suite, backend, registry, worker)
-            stage.whole_ref = dataclasses.replace(
-                stage.whole_ref, batch=self.bench.size(control)
-            )
+            ref = dataclasses.replace(stage.whole.ref, batch=self.bench.size(control))
+            stage.whole = dataclasses.replace(stage.whole, ref=ref)
             self.stages[control] = stage
         return self.stages[control], self.workers[control]
 

@@ -49,6 +49,9 @@ class Registry:
     def add_backend(self, backend: Backend) -> None:
         """Register a backend; a name that is taken is replaced.
 
+        What is asked for with `--plugin` may stand in for what ships. What is merely
+        installed may not: see `find_entry_points`.
+
         Raises:
             PluginError: it has not what the protocol asks for.
         """
@@ -135,21 +138,33 @@ class Registry:
     def _load_backend(self, name: str) -> None:
         entry = self._waiting.pop(name)
         try:
-            self.add_backend(entry.load()())
+            backend = entry.load()()
+            if backend.name == name:
+                self.add_backend(backend)
+            else:
+                self.failed[name] = (
+                    f"its plugin {entry.value} calls itself {backend.name!r}, but "
+                    f"should be {name!r}, as its entry point says"
+                )
         except Exception as error:  # noqa: BLE001 - a plugin may raise anything
             self.failed[name] = f"{type(error).__name__}: {error}"
-        else:
-            if name not in self._backends:
-                self.failed[name] = f"its plugin {entry.value} calls itself otherwise"
 
     def find_entry_points(self) -> None:
-        """Note what is installed; loads nothing but schemes and other plain values."""
+        """Note what is installed; loads nothing but schemes and other plain values.
+
+        Of two backends of one name the first stays, ours before all: nobody may get
+        another engine than the one that was named because of what else is installed.
+        """
         for name, value in _OWN.items():
             self._waiting[name] = EntryPoint(name, value, "quantharness.backends")
         for group in _GROUPS:
             for entry in entry_points(group=f"quantharness.{group}"):
                 if group == "backends":
-                    self._waiting[entry.name] = entry
+                    first = self._waiting.setdefault(entry.name, entry)
+                    if first.value != entry.value:
+                        self.failed[f"{entry.name} ({entry.value})"] = (
+                            f"the name is taken by {first.value}: rename one"
+                        )
                     continue
                 try:
                     getattr(self, f"add_{group[:-1]}")(entry.load())

@@ -55,6 +55,9 @@ class TorchSession:
     #: A `capture` with an `observer` is told of each operator as it runs.
     streams: ClassVar = True
 
+    #: Whether what runs is other code than the module's own.
+    compiled: ClassVar[bool] = False
+
     def __init__(
         self,
         module: torch.nn.Module,

@@ -67,6 +67,8 @@ class PlantedBackend:
             behaviour = self.defect.change(self.strength, self.planting.seed)
             session = self._backend.load(model, scheme)
             return PlantedSession(session, behaviour)
+        if self.defect.place == "between":
+            return self._between(model, scheme)
         if self.defect.place in WHOLE:
             return self._language(model, scheme)
         if hasattr(self._backend, "open_built"):
@@ -106,6 +108,39 @@ class PlantedBackend:
         self.planted = {self.defect.place: counted}
         found: Session = planted
         return found
+
+    def _between(self, model: Model, scheme: Scheme) -> Session:
+        """A model whose operators are right, and what lies between them is not."""
+        edit = self.defect.change(self.strength)
+        # What a protocol does not ask for, some have: a graph, or an open module.
+        backend: Any = self._backend
+        if hasattr(backend, "open_built"):
+            from harness.defects.between.onnx_steps import plant_steps
+
+            built = backend.build(model, scheme)
+            try:
+                count = plant_steps(built, edit)
+            except Unfit as error:
+                raise UnsupportedError(
+                    f"{self.defect.name} fits nowhere: {error}"
+                ) from None
+            self.planted = {"between": Fired(count)}
+            found: Session = backend.open_built(built, scheme)
+            return found
+        session: Any = backend.load(model, scheme)
+        if not hasattr(session, "module") or session.compiled:
+            session.close()
+            raise UnsupportedError(
+                f"{self.defect.name} cannot be planted in {self._backend.name}: what "
+                "it computes between layers is not open to us"
+            )
+        from harness.defects.between.torch_steps import Planted
+
+        mode = Planted(edit)
+        mode.put_in(session.module, [operator.name for operator in model.operators()])
+        self.planted = {"between": mode.fired}
+        opened: Session = session
+        return opened
 
     def _hook(self, module: Any, model: Model, scheme: Scheme) -> None:
         """Put the planted operators before whoever watches the layers."""

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Final
 
+from harness.defects.between import BETWEEN
 from harness.defects.inputs import INPUTS
 from harness.defects.language.cache import CACHE
 from harness.defects.language.model import MODEL
@@ -27,6 +28,7 @@ DEFECTS: Final[dict[str, Defect]] = {
         *STORED,
         *INPUTS,
         *OUTPUTS,
+        *BETWEEN,
         *CACHE,
         *MODEL,
         *PROMPTS,

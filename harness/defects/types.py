@@ -18,13 +18,22 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Severity = Literal["catastrophic", "visible", "silent", "conditional"]
 #: What a defect changes: the weight as it is read, the bytes that a file stores of it,
 #: how the input is quantized, what an operator gives; of a language model, what it
-#: keeps of keys and values, what lies between its layers, which tokens it is given; or
-#: what the whole runtime does between calls.
+#: keeps of keys and values, what lies between its layers, which tokens it is given; of
+#: any model, what is computed between its operators; or what the whole runtime does
+#: between calls.
 Place = Literal[
-    "weight", "stored", "input", "output", "cache", "model", "prompt", "runtime"
+    "weight",
+    "stored",
+    "input",
+    "output",
+    "between",
+    "cache",
+    "model",
+    "prompt",
+    "runtime",
 ]
 #: Places that belong to no operator.
-WHOLE: Final = frozenset({"cache", "model", "prompt", "runtime"})
+WHOLE: Final = frozenset({"between", "cache", "model", "prompt", "runtime"})
 
 
 class Unfit(Exception):  # noqa: N818 - no error: most defects fit few schemes
@@ -117,8 +126,8 @@ class Defect:
     #: float32 (the bytes are read otherwise); input: (Site, x, strength) -> float32,
     #: the decoded input; output: (Site, Call, strength) -> float32; runtime: a factory
     #: of `runtime.Behaviour`; stored: (StoredWeight, Neighbours, strength) ->
-    #: StoredWeight; cache, model, prompt: see `harness.defects.language`. Raises
-    #: `Unfit` where there is nothing to change.
+    #: StoredWeight; between: (strength) -> `between.Edit`; cache, model, prompt: see
+    #: `harness.defects.language`. Raises `Unfit` where there is nothing to change.
     change: Callable[..., Any]
     #: Of stored bytes, the parts that may change: "codes", "scales", "zeros",
     #: "tensor_scale"; nothing else of the file does.

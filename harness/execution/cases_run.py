@@ -110,12 +110,12 @@ def moderate(cases: Sequence[Case]) -> Sequence[Case]:
     What is done again and again, or multiplied out exactly, is done on these: long
     prompts take as long as all others together.
     """
-    short = [
-        case
-        for case in cases
-        if "positions" not in case.inputs or case.inputs["input_ids"].size <= LONGEST
-    ]
-    return short or cases
+    return [case for case in cases if not is_long(case)] or cases
+
+
+def is_long(case: Case) -> bool:
+    """Whether it is a prompt of more than 400 tokens."""
+    return "positions" in case.inputs and case.inputs["input_ids"].size > LONGEST
 
 
 def spread(cases: Sequence[Case], count: int) -> list[Case]:

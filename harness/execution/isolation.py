@@ -2,8 +2,8 @@
 
 The worker is a fresh interpreter (`python -m harness.execution.worker`), so nothing
 of the caller's main module is run again and nothing is inherited but the paths. It
-talks over a socket pair; what it prints goes to a log file. Messages are pickled by
-`multiprocessing.connection`: both ends are this package, on this machine.
+talks over a socket pair (`harness.execution.messages`); what it prints goes to a log
+file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from harness.errors import BackendError, BackendTimeout, HarnessError
 from harness.execution.jobs import Job
+from harness.execution.messages import receive, send
 
 #: What a worker says on its way: cases done, cases in all.
 OnProgress = Callable[[int, int], None]
@@ -75,7 +76,7 @@ class Worker:
         connection = self._start()
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            connection.send(("job", job))
+            send(connection, ("job", job))
             while True:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and (left <= 0 or not connection.poll(left)):
@@ -83,7 +84,7 @@ class Worker:
                     raise BackendTimeout(
                         f"no answer within {timeout:g} s (--timeout); killed"
                     )
-                kind, value = connection.recv()
+                kind, value = receive(connection)
                 if kind == "progress" and progress is not None:
                     progress(*value)
                 elif kind == "result":

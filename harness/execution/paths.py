@@ -10,6 +10,7 @@ import numpy as np
 
 from harness.backends.protocol import Arithmetic
 from harness.compare.operator_evidence import PathEvidence
+from harness.execution.cases_run import is_long
 from harness.models.types import Case, Model, Operator
 from harness.schemes.between import CalledTwiceError, GivenOutputs, step_error
 from harness.schemes.types import Scheme, TensorScheme
@@ -24,6 +25,9 @@ _CALLS: Final = 4
 #: Bytes of one call's captured operators, beyond which a call that could be watched an
 #: operator at a time is not looked at.
 _BYTES: Final = 400 * 2**20
+#: The same of the one long prompt, without which nothing would be seen of what is wrong
+#: from some position on.
+_LONG_BYTES: Final = 3 * 2**29
 #: Operators whose inputs and outputs are held at once, at most.
 _OPERATORS: Final = 512
 
@@ -73,13 +77,27 @@ class Paths:
             self.skipped = f"{len(self._operators)} operators are too many to hold"
         if self.skipped or self._calls >= _CALLS:
             return False
-        tokens = sum(
+        return self._bytes(cases) <= _BYTES
+
+    def long(self, cases: Sequence[Case]) -> list[Case]:
+        """The longest of the long prompts that can be held; at most one."""
+        fitting = [
+            case
+            for case in cases
+            if is_long(case) and self._bytes([case]) <= _LONG_BYTES
+        ]
+        if self.skipped or len(self._operators) > _OPERATORS:
+            return []
+        return sorted(fitting, key=lambda case: case.inputs["input_ids"].size)[-1:]
+
+    def _bytes(self, cases: Sequence[Case]) -> int:
+        tokens: int = sum(
             case.inputs["input_ids"].size
             for case in cases
             if "positions" in case.inputs
         )
         widths = sum(sum(o.weight.shape[:2]) for o in self._operators.values())
-        return 4 * tokens * widths <= _BYTES
+        return 4 * tokens * widths
 
     def add(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         """One call: what went in, what came out, and what was captured."""

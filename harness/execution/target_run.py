@@ -107,6 +107,9 @@ def run_target(
         session.close()
     if isinstance(backend, PlantedBackend) and backend.planted:
         result.fired = backend.fired()
+        if backend.defect.place == "between" and not result.fired:
+            reason = f"{backend.defect.name} fits nowhere: the model has no such step"
+            result.failure = Failure(kind="unsupported", message=reason)
     return result
 
 
@@ -300,6 +303,17 @@ def _check_operators(
             refused = f": {error}"
             break
         watched.update(run.outputs)
+        release_memory()
+    if not refused:
+        # What is wrong from some position on shows in no short prompt.
+        run_cases(
+            session,
+            suite.model,
+            paths.long(suite.cases),
+            batch=1,
+            capture=quantized,
+            on_call=paths.add,
+        )
         release_memory()
     if watched:
         # An engine may compute another thing while it is watched: then the operators

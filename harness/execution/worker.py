@@ -32,6 +32,7 @@ from harness.execution.jobs import (
     TargetJob,
 )
 from harness.execution.loaded import Loaded
+from harness.execution.messages import receive, send
 from harness.execution.preflight import look
 from harness.execution.reference_run import run_reference
 from harness.execution.repro_run import run_repro
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> None:
     loaded = Loaded()
     while True:
         try:
-            _, job = connection.recv()
+            _, job = receive(connection)
         except (EOFError, OSError):
             return
         try:
@@ -56,14 +57,14 @@ def main(arguments: list[str]) -> None:
                 registry = load_registry(arguments[1:])
             result = _work(job, registry, loaded, connection)
         except HarnessError as error:
-            connection.send(("raised", error))
+            send(connection, ("raised", error))
         except Exception as error:  # noqa: BLE001 - a backend may raise anything
             traceback.print_exc()
             sys.stderr.flush()
             text = " ".join(str(error).split())[:600]
-            connection.send(("crashed", f"{type(error).__name__}: {text}"))
+            send(connection, ("crashed", f"{type(error).__name__}: {text}"))
         else:
-            connection.send(("result", result))
+            send(connection, ("result", result))
 
 
 def _die_with_parent() -> None:
@@ -76,7 +77,7 @@ def _work(
     job: Job, registry: Registry, loaded: Loaded, connection: Connection
 ) -> Result:
     def progress(done: int, total: int) -> None:
-        connection.send(("progress", (done, total)))
+        send(connection, ("progress", (done, total)))
 
     if isinstance(job, DescribeJob):
         return loaded.describe(job.suite)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import EntryPoint
 
 import pytest
 
 from harness.backends import registry as registry_module
+from harness.backends.onnx_reference_backend import OnnxReferenceBackend
 from harness.backends.protocol import Availability, Support
 from harness.backends.registry import Registry, load_registry
+from harness.backends.torch_backend import TorchBackend
 from harness.errors import PluginError, UsageError
 from harness.schemes.catalogue import SCHEMES
 
@@ -72,8 +75,6 @@ def test_an_installed_backend_loads_when_asked_for(installed):
     installed("echo", f"{__name__}:Echo")
     module = type(registry_module)(__name__)
     module.Echo = Echo
-    import sys
-
     sys.modules[__name__] = module
     try:
         assert isinstance(load_registry().backend("echo"), Echo)
@@ -101,8 +102,29 @@ def test_a_plugin_under_another_name_is_told(installed):
 
     registry = load_registry()
 
-    with pytest.raises(UsageError, match="calls itself otherwise"):
+    with pytest.raises(UsageError, match="calls itself 'onnxruntime', but should be"):
         registry.backend("other")
+
+
+def test_a_plugin_cannot_pass_for_what_ships(installed):
+    """Neither by lying about its name nor by taking ours."""
+    liar = f"{__name__}:Liar"
+    installed("honest", liar)
+    installed("onnx-reference", liar)
+    module = type(registry_module)(__name__)
+    module.Liar = type("Liar", (Echo,), {"name": "torch"})
+    sys.modules[__name__] = module
+    try:
+        registry = load_registry()
+        with pytest.raises(UsageError, match="calls itself 'torch', but should be"):
+            registry.backend("honest")
+
+        assert isinstance(registry.backend("torch"), TorchBackend)
+        assert isinstance(registry.backend("onnx-reference"), OnnxReferenceBackend)
+        reason = registry.failed[f"onnx-reference ({liar})"]
+        assert reason.startswith("the name is taken by harness.backends.onnx_reference")
+    finally:
+        del sys.modules[__name__]
 
 
 def test_values_are_added_by_kind(installed):

@@ -172,6 +172,27 @@ def test_few_calls_are_looked_at():
     assert not Paths(MODEL, SCHEME, MODEL.operators(), Arithmetic(), 1).wants([long])
 
 
+def test_the_longest_prompt_that_can_be_held_is_looked_at_too():
+    """One: what is wrong from some position on shows in none of the short ones."""
+    paths = Paths(MODEL, SCHEME, MODEL.operators(), Arithmetic(), 1)
+    lengths = {"short": 400, "long": 401, "longer": 700, "too long": 10**8}
+    cases = [
+        dataclasses.replace(
+            CASES[0],
+            id=name,
+            inputs={
+                "input_ids": np.broadcast_to(np.int64(0), (1, length)),
+                "positions": np.zeros((1, 8)),
+            },
+        )
+        for name, length in lengths.items()
+    ]
+
+    assert [case.id for case in paths.long(cases)] == ["longer"]
+    assert paths.long(cases[:1]) == []
+    assert paths.long(CASES) == []
+
+
 def test_noise_without_bounds_is_said_and_judges_nothing(monkeypatch):
     """Infinite noise would explain anything: it is no pass."""
     session = TorchBackend().load(MODEL, SCHEME)
