@@ -1,9 +1,10 @@
 """A target that is not exact, drawn often enough: what the judge reads of it.
 
 The first draws show how much devices differ; from that follows how many are needed for
-the mean of the logarithm of the drift to be known within `WITHIN` (Stein's two stages:
-the number depends on the spread alone, so that stopping favours no result). Seeds
-follow from the suite's, and are recorded.
+the mean of the logarithm of the drift to be known within `WITHIN`, at the level that is
+left for one test of many (Stein's two stages: the number depends on the spread alone,
+so that stopping favours no result). Twice a limit is then told from it. Seeds follow
+from the suite's, and are recorded.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from harness.judge.statistics.draws import draws_needed
 Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Draws that decide how many are made, and most of them.
-FIRST: Final = 8
-MOST: Final = 24
-#: Wanted half width of the 95% interval of the mean drift, as a factor.
-WITHIN: Final = 1.3
-_LEVEL: Final = 0.025
+FIRST: Final = 12
+MOST: Final = 32
+#: Wanted half width of the interval of the mean drift, as a factor: from end to end 2.
+WITHIN: Final = math.sqrt(2)
+#: Of each end: about a hundred tests of a set of devices share 1%.
+LEVEL: Final = 1e-4
 
 #: Runs the devices of some seeds.
 Run = Callable[[tuple[int, ...]], DrawsRun]
@@ -92,7 +94,7 @@ def observe(
     draws = list(found.draws)
     wanted = max(
         (
-            draws_needed(np.log(series.values), math.log(WITHIN), _LEVEL)
+            draws_needed(np.log(series.values), math.log(WITHIN), LEVEL)
             for series in _drifts(context, draws)
             if (series.values > 0).all()
         ),

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from harness.backends.protocol import Arithmetic
-from harness.execution.device import MOST, WITHIN, device_of, observe
+from harness.execution.device import (
+    FIRST,
+    LEVEL,
+    MOST,
+    WITHIN,
+    device_of,
+    observe,
+)
 from harness.execution.jobs import Draw, DrawsJob, DrawsRun, SuiteRef, TargetRun
 from harness.judge.statistics.draws import interval
 from harness.schemes.catalogue import SCHEMES
@@ -57,20 +64,20 @@ def test_a_narrow_spread_needs_no_more_draws():
     lab = Lab(spread=0.05)
     found = observe(context({}), lab, determinism="drifts")
 
-    assert lab.asked == [tuple(range(1, 9))]
+    assert lab.asked == [tuple(range(1, FIRST + 1))]
     assert found.seeds == lab.asked[0]
-    assert found.wanted == found.first == 8
+    assert found.wanted == found.first == FIRST
 
 
 def test_a_wide_spread_is_drawn_until_the_interval_is_tight():
     """As many as the first stage's spread asks for: then it is as tight as promised."""
-    lab = Lab(spread=0.6)
+    lab = Lab(spread=0.4)
     found = observe(context({}), lab, determinism="drifts")
 
-    assert 8 < found.wanted <= MOST
+    assert FIRST < found.wanted <= MOST
     assert len(found.seeds) == found.wanted
     assert len(set(found.seeds)) == found.wanted
-    low, high = interval(np.log(series(found, "drift")[0].values), 0.025)
+    low, high = interval(np.log(series(found, "drift")[0].values), LEVEL)
     # Stein's promise is of the first stage's degrees of freedom.
     assert (high - low) / 2 < 1.2 * math.log(WITHIN)
 

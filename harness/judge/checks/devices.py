@@ -68,7 +68,7 @@ def _of(device: DeviceEvidence, *kinds: str) -> list[DeviceSeries]:
 
 
 def drift_bounds(series: DeviceSeries, level: float) -> tuple[float, float, float]:
-    """Geometric mean of the drift over devices, and bounds wrong with chance `level`."""
+    """Geometric mean of a drift over devices, and bounds wrong with chance `level`."""
     values = logs(series.values)
     low, high = interval(values, level)
     return math.exp(float(values.mean())), math.exp(low), math.exp(min(high, 700.0))
