@@ -91,8 +91,9 @@ def _table(age: float, cells: Cells) -> tuple[Array, Array, Array]:
     decay = np.exp(-exponent * decades(age))
     first, second = decay @ weights, (decay * decay) @ weights
     noise = read_noise(programmed, age, cells)
-    once = programmed @ density
-    square = (programmed**2 * (1 + noise**2)) @ density
+    read = np.maximum(1 + noise[..., None] * fine, 0)
+    once = (programmed * (read @ density)) @ density
+    square = (programmed**2 * (read**2 @ density)) @ density
     return g, first * once, second * square
 
 

@@ -125,37 +125,30 @@ class AnalogLayer(QuantizedLayer):
         span = np.log((age + START + READ) / (2 * READ))
         quality = 0.0088 / (self.programmed.clamp(min=1e-12) ** 0.65).clamp(min=1e-3)
         quality = quality.clamp(max=0.2)
-        spread = self.drifted * quality * float(np.sqrt(span)) * self.array.cells.read
-        #: The weight as it is read on average, and the variance of a read.
-        scale = self.unit * self.factor * self._scale_fault()
-        self.weight = (self.drifted[0] - self.drifted[1]) * scale
-        self.variance = spread.square().sum(dim=0) * scale**2
+        self.spread = self.drifted * quality * float(np.sqrt(span))
+        self.spread *= self.array.cells.read
 
-    def _scale_fault(self) -> T:
-        """Factor on every column: 1, unless something is broken."""
-        faults, name = self.array.faults, self.operator.name
-        found = torch.full_like(self.unit, faults.scale.get(name, 1.0))
-        found[list(faults.dead.get(name, ()))] = 0
-        return found
+    def read(self) -> T:
+        """The weight as one read finds it."""
+        noise = torch.randn(self.drifted.shape, generator=self.reads)
+        cells = (self.drifted + self.spread * noise).clamp(min=0)
+        weight = (cells[0] - cells[1]) * self.unit * self.factor
+        weight[list(self.array.faults.dead.get(self.operator.name, ()))] = 0
+        return weight * self.array.faults.scale.get(self.operator.name, 1.0)
 
     def forward(self, x: T) -> T:
-        """DAC, array, noise, ADC, bias; in the dtype of the input.
-
-        Every row of inputs reads the cells anew, so what their noise adds to an output
-        is normal, with the variances of the cells weighted by the squared inputs.
-        """
+        """DAC, array, noise, ADC, bias; in the dtype of the input."""
         wide = x.to(torch.float32)
         given = wide if self.activations is None else self._quantize(wide)
-        array, unit = self.array, self._output_unit(wide)
-        y = self._product(given, self.weight)
-        read = self._product(given.square(), self.variance).clamp(min=0)
-        spread = (read + (array.noise * unit).square()).sqrt()
-        y = y + spread * torch.randn(y.shape, generator=self.reads)
+        unit = self._output_unit(wide)
+        y = self._product(given, self.read())
+        array = self.array
+        y = y + array.noise * unit * torch.randn(y.shape, generator=self.reads)
         step = 2 * array.bound / (2**array.bits - 2)
         codes = torch.round(y / (step * unit))
         largest = 2 ** (array.bits - 1) - 1
         y = codes.clamp(-largest, largest) * step * unit
-        y = y + array.faults.shift.get(self.operator.name, 0.0) * unit
+        y = y + self.array.faults.shift.get(self.operator.name, 0.0) * unit
         return self._biased(y).to(x.dtype)
 
     def expected_error(self, x: T) -> tuple[T, T]:

@@ -1,9 +1,10 @@
 """A target that is not exact, drawn often enough: what the judge reads of it.
 
 The first draws show how much devices differ; from that follows how many are needed for
-a drift of `TIMES` its limit to be shown (Stein's two stages: the number depends on the
-spread alone, so that stopping favours no result). Seeds follow from the suite's, and
-are recorded.
+the mean of the logarithm of the drift to be known within `WITHIN`, at the level that is
+left for one test of many (Stein's two stages: the number depends on the spread alone,
+so that stopping favours no result). Twice a limit is then told from it. Seeds follow
+from the suite's, and are recorded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from harness.execution.assemble import (
 )
 from harness.execution.jobs import Draw, DrawsJob, DrawsRun, TargetJob, TargetRun
 from harness.judge.evidence import DeviceEvidence, DeviceSeries, DeviceTail
-from harness.judge.levels import POWER
 from harness.judge.statistics.draws import draws_needed
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,10 +32,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 #: Draws that decide how many are made, and most of them.
 FIRST: Final = 12
 MOST: Final = 32
-#: Drift, in units of its limit, that a set of devices is to show, with `POWER`.
-TIMES: Final = 2.0
-#: About a hundred tests of a set of devices share 1%.
-_LEVEL: Final = 1e-4
+#: Wanted half width of the interval of the mean drift, as a factor: from end to end 2.
+WITHIN: Final = math.sqrt(2)
+#: Of each end: about a hundred tests of a set of devices share 1%.
+LEVEL: Final = 1e-4
 
 #: Runs the devices of some seeds.
 Run = Callable[[tuple[int, ...]], DrawsRun]

@@ -123,29 +123,15 @@ def _freedom(error: float, count: int, other: float, others: int) -> float:
     )
 
 
-def shown(values: FloatArray, level: float, power: float) -> float:
-    """Excess of the mean over a limit that a test at `level` shows with this chance."""
-    if len(values) < 2 or not np.isfinite(values).all():
-        return math.inf
-    return _reach(len(values), level, power) * _moments(values)[1]
+def draws_needed(first: FloatArray, half_width: float, level: float) -> int:
+    """Draws in all for an interval of at most +- `half_width` (Stein 1945).
 
-
-def _reach(count: int, level: float, power: float) -> float:
-    """Standard errors between a limit and a mean that is shown to be above it."""
+    The spread of the first draws decides, so that the interval, with their degrees of
+    freedom, is as sure as it says, however many follow.
+    """
     from scipy.stats import t
 
-    return float(t.isf(level, count - 1) + t.ppf(power, count - 1))
-
-
-def draws_needed(
-    first: FloatArray, excess: float, *, level: float, power: float
-) -> int:
-    """Draws in all that show an excess of the mean over a limit (Stein 1945).
-
-    The spread of the first draws decides, with their degrees of freedom, so that the
-    test is as sure as it says, however many follow.
-    """
     if len(first) < 2 or not np.isfinite(first).all():
         return len(first)
-    reach = _reach(len(first), level, power) * float(first.std(ddof=1))
-    return max(len(first), math.ceil((reach / excess) ** 2))
+    reach = float(t.isf(level, len(first) - 1)) * float(first.std(ddof=1))
+    return max(len(first), math.ceil((reach / half_width) ** 2))
