@@ -138,6 +138,22 @@ def test_not_finite_outputs_are_counted(make):
     assert found.confidence == 0 or "not finite" in found.cause
 
 
+def test_nan_twice_is_repeatable(make):
+    """A NaN in the input, as a state carries it on, is in both."""
+    seen = make["seen"]("int8")
+
+    def with_nan(call, factor):
+        x, y = call.x.copy(), call.y * np.float32(factor)
+        x[0, 0], y[0, 0] = np.nan, np.nan
+        return dataclasses.replace(call, x=x, y=y)
+
+    broken = dataclasses.replace(seen, calls=tuple(with_nan(c, 1) for c in seen.calls))
+
+    assert diagnose(broken, broken.calls).cause != "not repeatable"
+    other = [with_nan(call, 2) for call in seen.calls]
+    assert diagnose(broken, other).cause == "not repeatable"
+
+
 def test_the_same_observation_gives_the_same_diagnosis(make):
     """Nothing in it is drawn."""
     first, second = (
