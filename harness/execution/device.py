@@ -184,36 +184,41 @@ def _operators(draws: Sequence[Draw]) -> list[DeviceSeries]:
             # NaN stays NaN, which no limit is above.
             ratio = error / declared if declared > 0 else np.nan if error else 0.0
             found["error", name, draw.age].append(ratio)
+            found["channel", name, draw.age].append(float(_ratios(draw, name).max()))
             found["gain", name, draw.age].append(draw.gain[name])
             found["offset", name, draw.age].append(draw.offset[name])
     return [_series(*key, values) for key, values in found.items()]
 
 
+def _ratios(draw: Draw, name: str) -> Array:
+    """Squared error of every channel over what is declared of it; NaN is endless."""
+    declared = draw.declared[name]
+    # What is declared as nothing may still round, in float32.
+    least = max(float(declared.sum()) * 2.0**-48, 1e-300)
+    ratio: Array = draw.residual[name] / np.maximum(declared, least)
+    return np.nan_to_num(ratio, nan=np.inf)
+
+
 def _tails(draws: Sequence[Draw]) -> list[DeviceTail]:
-    """Of every operator and age the worst channel: of one draw, and over all."""
+    """Of every operator and age the channel whose smallest ratio is the largest."""
     stacked: defaultdict[tuple[str, float], list[Array]] = defaultdict(list)
     for draw in draws:
-        for name, residual in draw.residual.items():
-            declared = draw.declared[name]
-            # What is declared as nothing may still round, in float32.
-            least = max(float(declared.sum()) * 2.0**-48, 1e-300)
-            ratio = residual / np.maximum(declared, least)
-            stacked[name, draw.age].append(np.nan_to_num(ratio, nan=np.inf))
+        for name in draw.residual:
+            stacked[name, draw.age].append(_ratios(draw, name))
     found = []
     for (name, age), entries in stacked.items():
-        single = np.stack(entries)
-        for ratios, count in ((single, 1), (single.mean(axis=0)[None], len(entries))):
-            worst = int(ratios.max(axis=0).argmax())
-            found.append(
-                DeviceTail(
-                    operator=name,
-                    age=age,
-                    channel=worst,
-                    ratio=float(ratios[:, worst].max()),
-                    draws=count,
-                    among=ratios.size,
-                )
+        least = np.min(entries, axis=0)
+        worst = int(least.argmax())
+        found.append(
+            DeviceTail(
+                operator=name,
+                age=age,
+                channel=worst,
+                ratio=float(least[worst]),
+                draws=len(entries),
+                among=least.size,
             )
+        )
     return found
 
 

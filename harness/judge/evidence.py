@@ -130,8 +130,9 @@ class DeviceSeries:
 
     #: "drift" from the golden; "slope" of its decimal logarithm a decade of time;
     #: "error" (squared, over what is declared), "gain" and "offset" (beyond what is
-    #: declared, shares) of an operator; "wrong" answers of a behaviour, a share.
-    kind: Literal["drift", "slope", "error", "gain", "offset", "wrong"]
+    #: declared, shares) of an operator; "channel": the largest such error of any of
+    #: its channels; "wrong" answers of a behaviour, a share.
+    kind: Literal["drift", "slope", "error", "gain", "offset", "channel", "wrong"]
     #: Operator or behaviour; "" for the whole.
     of: str
     #: Seconds after programming.
@@ -142,15 +143,15 @@ class DeviceSeries:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceTail:
-    """The output channel that is furthest beyond what was declared of it."""
+    """The output channel that is furthest beyond what was declared, in every draw."""
 
     operator: str
     age: float
     channel: int
-    #: Squared error over what was declared of it, on average over the draws.
+    #: Squared error over what was declared of it, in the draw where it is smallest.
     ratio: float
     draws: int
-    #: Such numbers among which it is the largest.
+    #: Channels among which it is the largest.
     among: int
 
 

@@ -92,14 +92,14 @@ def _declared(device: DeviceEvidence, levels: Levels, findings: Findings) -> Non
         reason = f"{said}, but should be {limit} [mean of {len(series.values)} devices"
         found.append((test, p, f"{reason}; {where}]"))
     for tail in device.tails:
-        p = channel_p_value(tail.ratio, tail.draws, tail.among)
+        p = channel_p_value(tail.ratio / SQUARE, tail.draws, tail.among)
         age = age_text(tail.age)
-        test = f"explained:tail of {tail.draws} {tail.operator} {age}"
+        test = f"explained:channels of {tail.operator} {age}"
         reason = (
             f"squared error of channel {tail.channel} over the declared="
-            f"{tail.ratio:.3g}, but should be near 1 [mean of {tail.draws} devices; "
-            f"the largest of {tail.among}; operator {tail.operator}, {age} after "
-            "programming]"
+            f"{tail.ratio:.3g}, but should be near 1 [the least of {tail.draws} "
+            f"devices, the largest of {tail.among} channels; operator "
+            f"{tail.operator}, {age} after programming]"
         )
         found.append((test, p, reason))
     findings.tests.update({test: p for test, p, _ in found})
@@ -119,7 +119,7 @@ def _decide_declared(
         return
     test, p, reason = min(bad or found, key=lambda entry: entry[1])
     shared = {
-        "test": "Student's t over devices, chi-square bound on channels",
+        "test": "Student's t over devices, Markov's bound on channels",
         "alpha": levels.of(test),
         "cases": len(device.seeds),
     }

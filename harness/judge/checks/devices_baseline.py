@@ -21,7 +21,7 @@ from harness.judge.types import Measurement, Verdict
 
 _CHECK: Final = "regression"
 #: Of these the logarithm is roughly normal.
-_LOGARITHMIC: Final = frozenset({"drift", "error"})
+_LOGARITHMIC: Final = frozenset({"drift", "error", "channel"})
 #: These are worse in either direction.
 _TWO_SIDED: Final = frozenset({"gain", "offset"})
 

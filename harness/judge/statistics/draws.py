@@ -98,20 +98,19 @@ def rise(now: FloatArray, before: FloatArray, level: float) -> tuple[float, ...]
     return mean - other, mean - other - reach, mean - other + reach
 
 
-def channel_p_value(ratio: float, draws: int, among: int) -> float:
-    """Chance that the largest of `among` mean ratios of `draws` draws is `ratio`.
+def channel_p_value(least: float, draws: int, among: int) -> float:
+    """Chance that any of `among` channels has ratios of at least this in every draw.
 
-    The squared error of a channel is a quadratic form in normal numbers whose mean is
-    declared; over independent draws it exceeds a multiple of it most often when each
-    draw's is one square alone: chi-square with a degree of freedom a draw (Bock,
-    Diaconis, Huffer and Perlman 1987; `quadratic` for one draw). Bonferroni over the
-    channels.
+    Squared error over its declared mean is above c with a chance of at most 1/c,
+    whatever its distribution (Markov); draws are independent; Bonferroni over the
+    channels. That of one draw says next to nothing: where few cells carry a channel
+    its tail is far from a normal one's.
     """
-    from scipy.stats import chi2
-
-    if not math.isfinite(ratio):
+    if math.isnan(least):
         return 0.0
-    return min(1.0, among * float(chi2.sf(draws * ratio, draws)))
+    if least <= 1:
+        return 1.0
+    return min(1.0, among * math.exp(-draws * math.log(least)))
 
 
 def _freedom(error: float, count: int, other: float, others: int) -> float:
