@@ -138,7 +138,11 @@ class Arithmetic:
     execution: Literal["native", "emulated", "mixed"] = "emulated"
     #: One line: which operators ran by which kernel.
     detail: str = ""
+    #: exact: the same bits each time; run-to-run: noise in every run; drifts: noise,
+    #: and another mean as time goes by.
     determinism: Literal["exact", "run-to-run", "drifts"] = "exact"
+    #: Seconds after programming at which a device that drifts is looked at.
+    ages: tuple[float, ...] = (0.0,)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -172,6 +176,12 @@ class Session(Protocol):
     """A loaded model. `artifact`, `arithmetic` and `generate` are optional.
 
     `generate(requests, *, batch)` gives a `Generated` by the request's name.
+
+    A session that is not exact may have `draw(seed, *, age)`: become the device, and
+    its noise, of this seed, `age` seconds after it was programmed; and
+    `expected_error(operator, x)`: the mean and the mean square, over devices and runs,
+    of what each element of this operator's output is off by for the input `x`. Both are
+    taken at their word, to a hundredth of the outputs and a tenth of the mean square.
     """
 
     def run(

@@ -24,8 +24,8 @@ from harness.backends.protocol import (
     Variant,
 )
 from harness.errors import BackendError, MissingExtraError, UnsupportedError
-from harness.models.types import Model
-from harness.schemes.apply import plan
+from harness.models.types import Model, Operator
+from harness.schemes.apply import OperatorPlan, plan
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
@@ -383,8 +383,6 @@ class TorchBackend:
     ) -> TorchSession:
         import torch
 
-        from harness.backends.torch_layers import QuantizedLayer
-
         operators = model.operators()
         plans = plan(scheme, operators)
         if scheme.kv_cache is not None:
@@ -401,12 +399,24 @@ class TorchBackend:
             if not entry.weights:
                 continue
             layer = module.get_submodule(operator.name)
-            quantized = QuantizedLayer(layer, operator, scheme, entry)
+            quantized = self.quantized_layer(layer, operator, scheme, entry)
             if device == "cpu" and hasattr(module, "step"):
                 quantized.avoid_slow_kernels()
             module.set_submodule(operator.name, quantized)
         names = [operator.name for operator in operators]
         return self.session(module.to(device), device, torch.float32, names, scheme)
+
+    def quantized_layer(
+        self,
+        layer: torch.nn.Module,
+        operator: Operator,
+        scheme: Scheme,
+        plan: OperatorPlan,
+    ) -> QuantizedLayer:
+        """What a layer becomes under a scheme."""
+        from harness.backends.torch_layers import QuantizedLayer
+
+        return QuantizedLayer(layer, operator, scheme, plan)
 
 
 def _instruction_set() -> str:

@@ -85,10 +85,10 @@ def assemble(
 ) -> Evidence:
     """All that was measured of one target, ready to be judged."""
     anomalies = tuple(find_anomalies(context, run.outputs)) if run.outputs else ()
-    drift = _drift(context, run.outputs) if run.outputs else None
+    drift = drift_of(context, run.outputs) if run.outputs else None
     oracle_drift = end_to_end = None
     if oracle is not None and run.outputs:
-        oracle_drift = _drift(context, oracle.outputs)
+        oracle_drift = drift_of(context, oracle.outputs)
         end_to_end = clustered(context, paired(oracle.outputs, run.outputs))
     floor = max(context.golden.noise_floor.values(), default=0.0)
     measured = metrics(
@@ -148,7 +148,7 @@ def _execution(run: TargetRun) -> str:
     return f"{run.arithmetic.execution}{detail}"
 
 
-def _drift(context: Context, outputs: Outputs) -> Paired:
+def drift_of(context: Context, outputs: Outputs) -> Paired:
     """Against the golden, on what the golden kept of each output."""
     golden = context.golden
 
@@ -226,7 +226,11 @@ def _stability(
     found = []
     exact = run.arithmetic is None or run.arithmetic.determinism == "exact"
     for repeat in run.repeats:
-        if repeat.name == "repeat":
+        if run.drawable and drift is not None:
+            # Two runs share the device, so they are at most two draws of its noise.
+            limit = _two_draws(context, run.outputs, repeat.outputs, float("inf"))
+            source = "two draws of the device's noise"
+        elif repeat.name == "repeat":
             limit, source = (0.0, "declared exact") if exact else (floor, "noise floor")
         elif target.scheme.weight_only or drift is None:
             limit, source = float(np.sqrt(2) * floor), "sqrt(2) x recorded noise floor"
@@ -260,7 +264,7 @@ def _two_draws(
 
     cases = [case for case in second if case in first]
     runs = [{case: run[case] for case in cases} for run in (first, second)]
-    smaller = min(_drift(context, outputs).ratio for outputs in runs)
+    smaller = min(drift_of(context, outputs).ratio for outputs in runs)
     factor = float(f.isf(_SAME_VARIANCE, len(cases), len(cases)))
     return float(np.sqrt(2)) * min(overall, float(np.sqrt(factor)) * smaller)
 

@@ -89,6 +89,7 @@ class Baseline:
             if then
             else {},
             behaviour_cases={e.name: e.cases for e in then.behaviours} if then else {},
+            device=then.device if then else None,
         )
 
 

@@ -93,6 +93,45 @@ class TargetJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DrawsJob:
+    """Run a target that is not exact as several devices, at several ages."""
+
+    suite: SuiteRef
+    backend: str
+    scheme: Scheme
+    seeds: tuple[int, ...]
+    ages: tuple[float, ...]
+    #: Cases that are run, and those of them whose operators are watched.
+    cases: int = 32
+    watched: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draw:
+    """What one device gave at one age."""
+
+    seed: int
+    age: float
+    outputs: Outputs
+    #: Operator -> channel -> squared distance from the oracle, and what was declared.
+    residual: Mapping[str, Array]
+    declared: Mapping[str, Array]
+    #: Operator -> mean distance from what was declared on average: along the oracle's
+    #: outputs, as a share of them; and the same for all, in their root mean square.
+    gain: Mapping[str, float]
+    offset: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawsRun:
+    """Every device at every age."""
+
+    draws: tuple[Draw, ...]
+    #: Whether the device says by how much its operators are off.
+    declares: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class OracleJob:
     """Run the model with exactly quantized weights, otherwise untouched."""
 
@@ -195,6 +234,7 @@ class HuntRun:
 Job = (
     DescribeJob
     | TargetJob
+    | DrawsJob
     | OracleJob
     | ReferenceJob
     | ReproJob
@@ -235,6 +275,8 @@ class TargetRun:
     paths_skipped: str = ""
     repeats: tuple[Repeat, ...] = ()
     latency: tuple[LatencyEvidence, ...] = ()
+    #: Whether the session is not exact, and can become other devices.
+    drawable: bool = False
     #: Why there is no operator check, if there is none.
     uncaptured: str = ""
     #: What is wrong with the operators that noise cannot explain, the first executed
@@ -327,6 +369,7 @@ class Bisection:
 Result = (
     Description
     | TargetRun
+    | DrawsRun
     | OracleRun
     | ReferenceRun
     | Repro

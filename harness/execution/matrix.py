@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from harness.execution.assemble import (
     recorded_replies,
 )
 from harness.execution.baseline import Baseline, whereabouts
+from harness.execution.device import device_of
 from harness.execution.diagnosis import with_diagnosis
 from harness.execution.golden_inventory import other_cases
 from harness.execution.isolation import Worker
@@ -190,19 +192,20 @@ class Matrix:
             return _failed(suite, target, prepared)
         name = f"{suite.name}/{target.name}"
         budgets = budgets_for(suite, target, prepared.golden.model_fingerprint)
+        job = TargetJob(
+            suite=ref,
+            backend=target.backend,
+            scheme=calibrated(target.scheme, prepared.golden),
+            latency_seconds=self._latency(budgets),
+        )
+        ask = functools.partial(
+            workers.get(target.backend).run,
+            timeout=self.timeout,
+            progress=lambda done, total: self.observer.on_progress(name, done, total),
+        )
         try:
-            run: TargetRun = workers.get(target.backend).run(
-                TargetJob(
-                    suite=ref,
-                    backend=target.backend,
-                    scheme=calibrated(target.scheme, prepared.golden),
-                    latency_seconds=self._latency(budgets),
-                ),
-                timeout=self.timeout,
-                progress=lambda done, total: self.observer.on_progress(
-                    name, done, total
-                ),
-            )
+            run: TargetRun = ask(job)
+            device = device_of(prepared, job, run, ask)
         except BackendError as error:
             return _failed(suite, target, Failure(kind="error", message=str(error)))
         except UnsupportedError as error:
@@ -246,7 +249,7 @@ class Matrix:
             evidence.behaviours,
         )
         known = acknowledgements_for(suite, target, prepared.golden.model_fingerprint)
-        return dataclasses.replace(evidence, acknowledgements=known)
+        return dataclasses.replace(evidence, acknowledgements=known, device=device)
 
     def _latency(self, budgets: Mapping[str, Budget]) -> float:
         if any(name.startswith("cost.") for name in budgets):

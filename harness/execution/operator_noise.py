@@ -46,6 +46,54 @@ def with_measured_noise(
     )
 
 
+def with_declared_noise(
+    entries: Sequence[OperatorEvidence],
+    session: Any,
+    model: Model,
+    groups: Sequence[Sequence[Case]],
+    *,
+    batch: int,
+) -> tuple[OperatorEvidence, ...] | None:
+    """The operators with what a device says they are off by; None: it says nothing.
+
+    Args:
+        entries: of a backend whose session is drawn.
+        session: the loaded target.
+        model: what it is.
+        groups: cases that are run, watched.
+        batch: most cases that are stacked.
+    """
+    declare = getattr(session, "expected_error", None)
+    if declare is None:
+        return None
+    total = {entry.operator: 0.0 for entry in entries}
+    elements = dict.fromkeys(total, 0)
+
+    def on_capture(name: str, x: Array, y: Array) -> None:
+        square = np.broadcast_to(np.asarray(declare(name, x)[1], np.float64), y.shape)
+        total[name] += float(square.sum())
+        elements[name] += y.size
+
+    for cases in groups:
+        run_cases(
+            session,
+            model,
+            cases,
+            batch=batch,
+            capture=list(total),
+            on_capture=on_capture,
+        )
+    return tuple(
+        dataclasses.replace(
+            entry,
+            measured_sq=total[entry.operator]
+            / max(elements[entry.operator], 1)
+            * entry.elements,
+        )
+        for entry in entries
+    )
+
+
 def _watch(
     session: Session,
     model: Model,

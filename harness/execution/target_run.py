@@ -26,6 +26,7 @@ from harness.execution.cases_run import (
     watched_batches,
 )
 from harness.execution.diagnosis import diagnose_operators
+from harness.execution.draws import become, drawable
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
     OracleJob,
@@ -38,7 +39,10 @@ from harness.execution.jobs import (
 from harness.execution.latency import time_target
 from harness.execution.loaded import Loaded, LoadedSuite
 from harness.execution.metamorphic import ask_again
-from harness.execution.operator_noise import with_measured_noise
+from harness.execution.operator_noise import (
+    with_declared_noise,
+    with_measured_noise,
+)
 from harness.execution.paths import Paths
 from harness.execution.replies import replies_of
 from harness.judge.evidence import Failure
@@ -118,6 +122,9 @@ def _measure(
 ) -> None:
     plans = plan(job.scheme, suite.operators)
     result.arithmetic = declared_arithmetic(session)
+    result.drawable = drawable(session)
+    if result.drawable:
+        become(session, job.suite.seed, result.arithmetic.ages[0])
     start = time.perf_counter()
     artifact = _artifact(session)
     result.weights = _weights(suite.operators, job.scheme, plans, artifact)
@@ -142,7 +149,8 @@ def _measure(
     start = time.perf_counter()
     _check_operators(job, suite, session, plans, result)
     result.timings["check"] = time.perf_counter() - start
-    if job.diagnose:
+    # Of one device that is not as another, what is odd is mostly its noise.
+    if job.diagnose and not result.drawable:
         result.diagnosis = diagnose_operators(job, suite, session, result)
 
 
@@ -317,7 +325,14 @@ def _check_operators(
         result.uncaptured = f"{job.backend} shows no operator outputs{refused}"
     result.operators = explained.result()
     result.paths, result.paths_skipped = paths.result(), paths.skipped
-    if groups and seen and result.arithmetic.determinism != "exact":
+    if result.drawable:
+        declared = with_declared_noise(
+            result.operators, session, suite.model, groups[:1], batch=job.suite.batch
+        )
+        if declared is None:
+            result.uncaptured = f"{job.backend} declares no error of its operators"
+        result.operators = declared or ()
+    elif groups and seen and result.arithmetic.determinism != "exact":
         result.operators = with_measured_noise(
             result.operators, session, suite.model, groups[0], batch=job.suite.batch
         )

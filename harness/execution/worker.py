@@ -15,11 +15,13 @@ from harness.backends.registry import Registry, load_registry
 from harness.conformance import examine
 from harness.errors import HarnessError
 from harness.execution.bisect import run_bisection
+from harness.execution.draws import run_draws
 from harness.execution.hunt import run_hunt
 from harness.execution.jobs import (
     BisectJob,
     ConformanceJob,
     DescribeJob,
+    DrawsJob,
     HuntJob,
     Job,
     OracleJob,
@@ -79,6 +81,8 @@ def _work(
 
     if isinstance(job, DescribeJob):
         return loaded.describe(job.suite)
+    if isinstance(job, DrawsJob):
+        return run_draws(job, registry, loaded, progress)
     if isinstance(job, OracleJob):
         return run_oracle(job, registry, loaded)
     if isinstance(job, HuntJob):

@@ -153,8 +153,10 @@ def theory_drift(evidence: Evidence) -> Budget | None:
     backend shows none. Signals that add up through residual connections make the
     real drift smaller, so this is the limit of a suite that was never calibrated.
     """
+    # What a device declares of its operators is as independent.
+    noisy = evidence.device is not None
     shares = [
-        entry.quantization_sq / entry.signal_sq
+        (entry.quantization_sq + noisy * entry.measured_sq) / entry.signal_sq
         for entry in evidence.operators
         if entry.signal_sq > 0
     ]

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from harness.errors import UsageError
 from harness.judge.budgets import theory_drift
+from harness.judge.checks.devices import drift_bounds
 from harness.judge.checks.distance import estimates
-from harness.judge.evidence import Budget, Evidence
+from harness.judge.evidence import Budget, DeviceEvidence, Evidence
 from harness.judge.levels import ALPHA, POWER
 from harness.judge.statistics.mean import Mean
 from harness.judge.statistics.ratio import Ratio
@@ -118,6 +119,8 @@ def propose(evidence: Evidence, *, alpha: float = ALPHA) -> tuple[Proposal, ...]
         return ()
     digest = data_digest(evidence)
     theory = theory_drift(evidence)
+    if evidence.device is not None:
+        return _of_devices(evidence, evidence.device, alpha, digest, theory)
     better = {entry.name: entry.better for entry in evidence.metrics}
     return tuple(
         _proposal(
@@ -130,6 +133,38 @@ def propose(evidence: Evidence, *, alpha: float = ALPHA) -> tuple[Proposal, ...]
             better=better.get(name, "lower"),
         )
         for name, estimate in estimates(evidence).items()
+    )
+
+
+def _of_devices(
+    evidence: Evidence,
+    device: DeviceEvidence,
+    alpha: float,
+    data: str,
+    theory: Budget | None,
+) -> tuple[Proposal, ...]:
+    """One limit for the drift, at the age at which its bound is the largest."""
+    drifts = [series for series in device.series if series.kind == "drift"]
+    if not drifts:
+        return ()
+    bounds = [(drift_bounds(series, alpha), len(series.values)) for series in drifts]
+    (value, low, high), count = max(bounds, key=lambda entry: entry[0][2])
+    current = evidence.budgets.get("drift")
+    return (
+        Proposal(
+            target=f"{evidence.backend}/{evidence.scheme}",
+            metric="drift",
+            value=value,
+            low=low,
+            high=high,
+            limit=high,
+            detectable=high * (high / low - 1) if low > 0 else math.inf,
+            current=None if current is None else current.limit,
+            slack_sigma=None,
+            theory=None if theory is None else theory.limit,
+            cases=count,
+            data=data,
+        ),
     )
 
 

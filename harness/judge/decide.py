@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from harness.judge.acknowledge import acknowledge
-from harness.judge.checks import ALL
+from harness.judge.checks import checks_for
 from harness.judge.evidence import Evidence, Failure
 from harness.judge.levels import ALPHA, FALSE_DISCOVERY_RATE, Levels, Mode, run_levels
 from harness.judge.outcome import Outcome, result
@@ -65,7 +65,7 @@ def _tests(evidence: Evidence, levels: Levels) -> dict[str, float]:
     if evidence.failure is not None:
         return {}
     found: dict[str, float] = {}
-    for check in ALL.values():
+    for check in checks_for(evidence).values():
         found.update(check(evidence, levels).tests)
     return found
 
@@ -75,7 +75,7 @@ def _judge(evidence: Evidence, levels: Levels, run_id: str) -> Judgement:
     if evidence.failure is not None:
         results: tuple[CheckResult, ...] = (_failure(evidence.failure),)
     else:
-        outcomes = [check(evidence, levels) for check in ALL.values()]
+        outcomes = [check(evidence, levels) for check in checks_for(evidence).values()]
         results = acknowledge(evidence, outcomes)
     verdict, reason = _verdict(results)
     name = f"{evidence.suite}/{evidence.backend}/{evidence.scheme}"

@@ -125,6 +125,57 @@ class BehaviourEvidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceSeries:
+    """One number of every draw of a device that is not exact."""
+
+    #: "drift" from the golden; "slope" of its decimal logarithm a decade of time;
+    #: "error" (squared, over what is declared), "gain" and "offset" (beyond what is
+    #: declared, shares) of an operator; "channel": the largest such error of any of
+    #: its channels; "wrong" answers of a behaviour, a share.
+    kind: Literal["drift", "slope", "error", "gain", "offset", "channel", "wrong"]
+    #: Operator or behaviour; "" for the whole.
+    of: str
+    #: Seconds after programming.
+    age: float
+    #: A draw each, in order of the seeds.
+    values: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceTail:
+    """The output channel that is furthest beyond what was declared, in every draw."""
+
+    operator: str
+    age: float
+    channel: int
+    #: Squared error over what was declared of it, in the draw where it is smallest.
+    ratio: float
+    draws: int
+    #: Channels among which it is the largest.
+    among: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceEvidence:
+    """Draws of a device whose numbers vary."""
+
+    #: As it declares itself: "run-to-run" or "drifts".
+    determinism: str
+    seeds: tuple[int, ...]
+    #: Draws that decided how many were made, and how many would have been wanted.
+    first: int
+    wanted: int
+    #: Whether it says by how much its operators are off.
+    declares: bool = False
+    #: Share of wrong answers of the reference on the same cases, by behaviour.
+    reference_wrong: Mapping[str, float] = field(default_factory=dict)
+    #: Cases that every draw ran.
+    cases: int = 0
+    series: tuple[DeviceSeries, ...] = ()
+    tails: tuple[DeviceTail, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaselineEvidence:
     """The same target in an earlier accepted run."""
 
@@ -145,6 +196,8 @@ class BaselineEvidence:
     moved: Paired | None = None
     #: Operator -> unexplained drift then.
     operators: Mapping[str, float] = field(default_factory=dict)
+    #: Draws of the device then, if it is not exact.
+    device: DeviceEvidence | None = None
     #: Why the two cannot be compared (another model, unreadable); the verdict is then
     #: `stale`. A target that the baseline did not have yet has no baseline at all.
     problem: str = ""
@@ -235,6 +288,8 @@ class Evidence:
     rows: tuple[RowsEvidence, ...] = ()
     behaviours: tuple[BehaviourEvidence, ...] = ()
     baseline: BaselineEvidence | None = None
+    #: Draws of a device that is not exact; None: it is, or cannot be drawn.
+    device: DeviceEvidence | None = None
     #: Tags of each case, for slices.
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     latency: tuple[LatencyEvidence, ...] = ()

@@ -7,10 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from harness.backends.protocol import Availability
+from harness.backends.protocol import Arithmetic, Availability
 from harness.behaviours.types import Answer
 from harness.execution.assemble import Context, assemble
-from harness.execution.jobs import CaseInfo, Description, OracleRun, TargetRun
+from harness.execution.errors_by_case import paired
+from harness.execution.jobs import (
+    CaseInfo,
+    Description,
+    OracleRun,
+    Repeat,
+    TargetRun,
+)
 from harness.golden.store import Golden, compact
 from harness.judge.evidence import LatencyEvidence
 from harness.models.types import TensorSpec
@@ -95,3 +102,43 @@ def test_metrics_and_times_are_filled():
     assert (times,) == found.latency
     assert pytest.approx(0.1) == values["y.relative_l2"][0]
     assert "dB" in {entry.unit for entry in found.metrics}
+
+
+def repeated(error, *, drawable, scale=1.0):
+    """Stability of a target off by 0.01; case `a` again, off by `error` from that."""
+    outputs = {c: {"y": REFERENCE[c]["y"] * 1.01} for c in CASES}
+    outputs["a"] = {"y": REFERENCE["a"]["y"] * (1 + scale)}
+    again = {"a": {"y": outputs["a"]["y"] + error}}
+    first = {"a": outputs["a"]}
+    repeat = Repeat(name="repeat", difference=paired(first, again), outputs=again)
+    run = TargetRun(
+        availability=Availability(available=True),
+        outputs=outputs,
+        arithmetic=Arithmetic(determinism="drifts"),
+        drawable=drawable,
+        repeats=(repeat,),
+    )
+    scheme = SimpleNamespace(name="int8", weight_only=False)
+    return assemble(
+        context({}),
+        SimpleNamespace(backend="b", scheme=scheme, required=False),
+        run,
+        oracle=None,
+        baseline=None,
+        budgets={},
+    ).stability[0]
+
+
+def test_two_runs_of_a_device_differ_as_it_differs_from_the_reference():
+    """On the cases that both ran, whatever the others did; beyond is too much."""
+    noisy = repeated(0.5, drawable=True, scale=0.5)
+
+    assert noisy.limit_source == "two draws of the device's noise"
+    assert noisy.differences[0] < noisy.limit
+    exact = repeated(0.5, drawable=True, scale=0.0)
+    assert exact.differences[0] > exact.limit
+
+
+def test_a_noisy_target_that_cannot_be_drawn_keeps_the_noise_floor():
+    """As before: what the reference moves by itself."""
+    assert repeated(0.5, drawable=False).limit_source == "noise floor"

@@ -13,6 +13,7 @@ from harness.judge.checks.anomaly import anomaly
 from harness.judge.checks.artifact import artifact
 from harness.judge.checks.behaviour import behaviour
 from harness.judge.checks.cost import cost
+from harness.judge.checks.devices import devices
 from harness.judge.checks.direction import direction
 from harness.judge.checks.distance import distance
 from harness.judge.checks.explained import explained
@@ -23,7 +24,7 @@ from harness.judge.evidence import Evidence
 from harness.judge.levels import Levels
 from harness.judge.outcome import Outcome
 
-__all__ = ["ALL", "Check"]
+__all__ = ["ALL", "Check", "checks_for"]
 
 Check = Callable[[Evidence, Levels], Outcome]
 
@@ -41,3 +42,20 @@ ALL: Mapping[str, Check] = MappingProxyType(
         "cost": cost,
     }
 )
+
+#: Instead of those that read one run's outputs, where many devices were drawn.
+_OF_DEVICES: Mapping[str, Check] = MappingProxyType(
+    {
+        "artifact": artifact,
+        "anomaly": anomaly,
+        "stability": stability,
+        "explained": explained,
+        "devices": devices,
+        "cost": cost,
+    }
+)
+
+
+def checks_for(evidence: Evidence) -> Mapping[str, Check]:
+    """The checks that judge this evidence, in order."""
+    return ALL if evidence.device is None else _OF_DEVICES
