@@ -104,6 +104,8 @@ class AnalogBackend(TorchBackend):
     """
 
     session: ClassVar[type[TorchSession]] = AnalogSession
+    #: What a crossbar computes does not depend on the processor that simulates it.
+    variants: ClassVar = {}
 
     def __init__(
         self,
