@@ -23,6 +23,12 @@ def support(model: Model, scheme: Scheme) -> Support:
     """
     from harness.schemes.onnx_qdq import expressible
 
+    if scheme.kv_cache is not None:
+        return Support(
+            supported=False,
+            reason="keys and values go in and out of the graph as float32: a scheme "
+            "with `kv_cache` runs on torch",
+        )
     operators = model.operators()
     reasons = expressible(operators, scheme)
     if not reasons:

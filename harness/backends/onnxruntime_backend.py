@@ -16,6 +16,7 @@ import numpy as np
 
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
+from harness.backends.onnx_language import with_cache
 from harness.backends.onnx_session import (
     CUDA,
     Optimization,
@@ -34,6 +35,7 @@ from harness.backends.protocol import (
     Availability,
     Finding,
     Outputs,
+    Session,
     Support,
     Variant,
 )
@@ -139,7 +141,7 @@ class OnnxRuntimeBackend:
             *dynamic_inputs(proto, model.batch_axes),
         ]
 
-    def load(self, model: Model, scheme: Scheme | None) -> OnnxRuntimeSession:
+    def load(self, model: Model, scheme: Scheme | None) -> Session:
         """Build and load.
 
         Raises:
@@ -148,7 +150,8 @@ class OnnxRuntimeBackend:
         """
         if scheme is None:
             built = self._unquantized(model)
-            return OnnxRuntimeSession(built, self.precision, settings=self.settings)
+            session = OnnxRuntimeSession(built, self.precision, settings=self.settings)
+            return with_cache(session, built.proto)
         return self.open_built(self.build(model, scheme), scheme)
 
     def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
@@ -161,13 +164,14 @@ class OnnxRuntimeBackend:
 
         return build(model.onnx(), scheme)
 
-    def open_built(self, built: QuantizedModel, scheme: Scheme) -> OnnxRuntimeSession:
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> Session:
         """Load a model that was built already.
 
         Raises:
             BackendError: the model does not load, or runs elsewhere than asked for.
         """
-        return OnnxRuntimeSession(built, "fp32", scheme, settings=self.settings)
+        session = OnnxRuntimeSession(built, "fp32", scheme, settings=self.settings)
+        return with_cache(session, built.proto)
 
     def _unquantized(self, model: Model) -> QuantizedModel:
         if self.precision not in ("fp32", "fp16"):

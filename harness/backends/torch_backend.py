@@ -140,7 +140,13 @@ class TorchSession:
             raise UnsupportedError("the model is no language model: nothing to reply")
         self._wanted = frozenset()
         config = self._module.model.config
-        return generate(self._module, requests, end=config.eos_token_id, batch=batch)
+        return generate(
+            self._module,
+            requests,
+            end=config.eos_token_id,
+            batch=batch,
+            device=self._device,
+        )
 
     def run_in_pieces(self, inputs: Mapping[str, Array], size: int) -> Outputs:
         """A language model's logits, its tokens read `size` at a time.

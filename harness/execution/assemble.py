@@ -13,6 +13,7 @@ from harness.backends.registry import Registry
 from harness.behaviours.kinds import KINDS
 from harness.behaviours.types import Answer, Replies, Reply
 from harness.compare.catalogue import Metric
+from harness.execution.apart import two_draws
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Description, OracleRun, Outputs, TargetRun
 from harness.execution.metrics_by_case import first_divergence, metrics
@@ -34,8 +35,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Under which behaviours a golden keeps what the reference wrote.
 REPLIES: Final = "replies"
-#: Chance that two estimates of one variance differ by more than is allowed.
-_SAME_VARIANCE: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,14 +227,14 @@ def _stability(
     for repeat in run.repeats:
         if run.drawable and drift is not None:
             # Two runs share the device, so they are at most two draws of its noise.
-            limit = _two_draws(context, run.outputs, repeat.outputs, float("inf"))
+            limit = _two_draws(context, run.outputs, repeat.outputs, None)
             source = "two draws of the device's noise"
         elif repeat.name == "repeat":
             limit, source = (0.0, "declared exact") if exact else (floor, "noise floor")
         elif target.scheme.weight_only or drift is None:
             limit, source = float(np.sqrt(2) * floor), "sqrt(2) x recorded noise floor"
         else:
-            limit = _two_draws(context, run.outputs, repeat.outputs, drift.ratio)
+            limit = _two_draws(context, run.outputs, repeat.outputs, drift)
             limit = max(limit, float(np.sqrt(2) * floor))
             source = "two draws of the quantization noise"
         found.append(
@@ -251,22 +250,13 @@ def _stability(
 
 
 def _two_draws(
-    context: Context, first: Outputs, second: Outputs, overall: float
+    context: Context, first: Outputs, second: Outputs, overall: Paired | None
 ) -> float:
-    """How far two draws of the same quantization noise can be apart.
-
-    sqrt(2) times the drift over all cases; and no more than what the smaller drift of
-    the two runs allows on the cases that both have. Two estimates of one variance
-    from n cases each differ by a factor F(n, n); a case counts as one degree of
-    freedom, however many elements it has.
-    """
-    from scipy.stats import f
-
+    """How far two runs that are two draws of the same noise can be apart."""
     cases = [case for case in second if case in first]
     runs = [{case: run[case] for case in cases} for run in (first, second)]
     smaller = min(drift_of(context, outputs).ratio for outputs in runs)
-    factor = float(f.isf(_SAME_VARIANCE, len(cases), len(cases)))
-    return float(np.sqrt(2)) * min(overall, float(np.sqrt(factor)) * smaller)
+    return two_draws(smaller, len(cases), overall)
 
 
 def answers_of(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from harness.errors import CasesError, ModelError, UnsupportedError
+from harness.errors import CasesError, ModelError
 from harness.models.chat import ChatTokenizer
 from harness.models.huggingface import folder_fingerprint, load_module, read_config
 from harness.models.torch_model import TorchModel
@@ -59,6 +59,7 @@ class LanguageModel(TorchModel):
         self.tokenizer = ChatTokenizer(folder)
         self.longest = int(config.get("max_position_embeddings") or 0)
         self.end = config.get("eos_token_id")
+        self._form: TorchModel | None = None
         super().__init__(
             name or folder.name,
             lambda: causal_module(folder, architecture),
@@ -76,12 +77,17 @@ class LanguageModel(TorchModel):
         )
 
     def onnx(self) -> onnx.ModelProto:
-        """None: a language model runs on backends that generate.
+        """The graph with its cache among inputs and outputs, from the cache folder.
+
+        See `harness.models.language_onnx`.
 
         Raises:
-            UnsupportedError: always.
+            UnsupportedError: the exporter refuses the module.
         """
-        raise UnsupportedError(f"{self.name}: a language model is not exported to ONNX")
+        from harness.models.language_onnx import cached_form, described
+
+        self._form = self._form or cached_form(self, read_config(self.folder))
+        return described(self._form, end=self.end)
 
     def _example_arrays(self) -> Mapping[str, Array]:
         ids = self.tokenizer.encode("Numbers are stored in fewer bits.")
