@@ -28,6 +28,8 @@ Evaluate = Callable[[bytes], Mapping[str, Array]]
 _FLOAT: Final = 1
 _UINT8: Final = 2
 _FLOAT8: Final = (17, 18, 19, 20)
+#: Operators that round, beside casts; the last is Quark's.
+_ROUNDING: Final = ("QuantizeLinear", "Round", "MXQuantizeDequantize")
 
 #: ONNX element type of stored codes -> what is shown, and the elements it can hold.
 _STORED: Final[Mapping[int, tuple[str, tuple[str, ...]]]] = {
@@ -179,7 +181,7 @@ def _input_is_quantized(
             continue
         found = producers[name]
         to_float8 = found.op_type == "Cast" and attributes(found)["to"] in _FLOAT8
-        if found.op_type in ("QuantizeLinear", "Round") or to_float8:
+        if found.op_type in _ROUNDING or to_float8:
             return True
         waiting.extend(found.input)
     return False

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from harness.backends.environments import variables
 from harness.backends.protocol import Backend, Variant
 from harness.errors import PluginError, UsageError
 from harness.schemes.types import Scheme
@@ -28,6 +29,7 @@ _OWN: Final = {
     "torch-compile": "harness.backends.torch_compile_backend:TorchCompileBackend",
     "onnx-reference": "harness.backends.onnx_reference_backend:OnnxReferenceBackend",
     "openvino": "harness.backends.openvino_backend:OpenVinoBackend",
+    "quark": "harness.backends.quark_backend:QuarkBackend",
     "onnxruntime": "harness.backends.onnxruntime_backend:OnnxRuntimeBackend",
     "llama.cpp": "harness.backends.llama_cpp_backend:LlamaCppBackend",
 }
@@ -127,13 +129,17 @@ class Registry:
     def environment(self, name: str) -> Mapping[str, str]:
         """Variables that the worker of this backend must be started with.
 
+        Those of the backend's own virtual environment are among them, if it has one.
+
         Empty for a backend that does not load: loading it says why.
         """
         try:
             found = self.variant(name)
+            own = getattr(self.backend(name), "own_environment", "")
         except UsageError:
             return {}
-        return {} if found is None else found.environment
+        variant = {} if found is None else found.environment
+        return {**(variables(own) if own else {}), **variant}
 
     def _load_backend(self, name: str) -> None:
         entry = self._waiting.pop(name)
