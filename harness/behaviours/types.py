@@ -53,6 +53,9 @@ class Behaviour:
     options: Mapping[str, Any] = field(default_factory=dict)
     #: Largest loss of right answers that is good enough, as a share of the cases.
     margin: float | None = None
+    #: Judged only where all cases are run: those that a selection took may be right
+    #: answers that are nearest to a wrong one, of which any change loses some.
+    all_cases: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.backends.registry import Registry
 from harness.behaviours.kinds import KINDS
-from harness.behaviours.types import Answer, Replies, Reply
+from harness.behaviours.types import Answer, Behaviour, Replies, Reply
 from harness.compare.catalogue import Metric
 from harness.execution.apart import two_draws
 from harness.execution.errors_by_case import paired
@@ -320,7 +320,8 @@ def _cases(description: Description, outputs: Mapping[str, Any]) -> Sequence[Cas
 
 def _behaviours(context: Context, run: TargetRun) -> tuple[BehaviourEvidence, ...]:
     """Right or wrong by case, beside what the reference answered at record time."""
-    margins = {b.name: b.margin for b in context.suite.behaviours}
+    by_name = {behaviour.name: behaviour for behaviour in context.suite.behaviours}
+    whole = set(context.golden.outputs) <= set(run.outputs)
     found = []
     answers = answers_of(
         context.suite,
@@ -332,17 +333,40 @@ def _behaviours(context: Context, run: TargetRun) -> tuple[BehaviourEvidence, ..
     )
     answers.pop(REPLIES, None)
     for name, target in answers.items():
-        recorded = context.golden.behaviours.get(name, {})
+        if by_name[name].all_cases and not whole:
+            continue
+        recorded = _recorded(context, by_name[name])
         cases = tuple(case for case in target if case in recorded)
         found.append(
             BehaviourEvidence(
                 name=name,
                 cases=cases,
-                reference_right=np.array([recorded[c]["right"] for c in cases], bool),
+                reference_right=np.array([recorded[c].right for c in cases], bool),
                 target_right=np.array([target[c].right for c in cases], bool),
-                answers={c: (recorded[c]["answer"], target[c].text) for c in cases},
-                margin=margins[name],
+                answers={c: (recorded[c].text, target[c].text) for c in cases},
+                margin=by_name[name].margin,
                 clusters=clusters_of(_tags(context), cases),
             )
         )
     return tuple(found)
+
+
+def _recorded(context: Context, behaviour: Behaviour) -> dict[str, Answer]:
+    """What the reference answered.
+
+    A golden that is older than the behaviour has at least what the reference wrote, and
+    a behaviour that reads nothing else can be judged by that.
+    """
+    kept = context.golden.behaviours.get(behaviour.name)
+    if kept is not None:
+        return {c: Answer(e["answer"], bool(e["right"])) for c, e in kept.items()}
+    kind = context.behaviours[behaviour.kind]
+    replies = recorded_replies(context.golden)
+    if getattr(kind, "reads", "outputs") != "replies" or not replies:
+        return {}
+    metadata = {**context.description.metadata, "reference": replies}
+    cases = _cases(context.description, replies)
+    found: dict[str, Answer] = kind.evaluate(
+        cases, replies, behaviour.options, metadata
+    )
+    return found

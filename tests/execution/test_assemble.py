@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from harness.backends.protocol import Arithmetic, Availability
-from harness.behaviours.types import Answer
+from harness.behaviours.types import Answer, Behaviour, Reply
 from harness.execution.assemble import Context, assemble
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
@@ -30,6 +31,7 @@ class Kind:
     """Every answer is right."""
 
     name = "fine"
+    reads = "outputs"
 
     def evaluate(self, cases, _outputs, _options, _metadata):
         """One answer a case."""
@@ -38,7 +40,7 @@ class Kind:
 
 def context(tags):
     """A suite of three cases with these tags."""
-    behaviour = SimpleNamespace(name="fine", kind="fine", options={}, margin=None)
+    behaviour = Behaviour(kind="fine", name="fine")
     golden = Golden(
         suite="s",
         model_fingerprint="",
@@ -142,3 +144,76 @@ def test_two_runs_of_a_device_differ_as_it_differs_from_the_reference():
 def test_a_noisy_target_that_cannot_be_drawn_keeps_the_noise_floor():
     """As before: what the reference moves by itself."""
     assert repeated(0.5, drawable=False).limit_source == "noise floor"
+
+
+def judged(outputs, behaviour, *, golden=None, kind=None, replies=None):
+    """Behaviours of a target that gave these outputs."""
+    whole = context({})
+    suite = SimpleNamespace(**{**vars(whole.suite), "behaviours": (behaviour,)})
+    scheme = SimpleNamespace(name="fp8", weight_only=True)
+    return assemble(
+        dataclasses.replace(
+            whole,
+            suite=suite,
+            golden=golden or whole.golden,
+            behaviours={"fine": kind or Kind()},
+        ),
+        SimpleNamespace(backend="b", scheme=scheme, required=False),
+        TargetRun(
+            availability=Availability(available=True),
+            outputs=outputs,
+            replies=replies or {},
+        ),
+        oracle=None,
+        baseline=None,
+        budgets={},
+    ).behaviours
+
+
+def test_a_behaviour_of_all_cases_is_not_judged_on_a_selection():
+    """A selection may have looked at the answers; every case cannot."""
+    some = {"a": REFERENCE["a"]}
+    whole = Behaviour(kind="fine", name="fine", all_cases=True)
+
+    assert judged(REFERENCE, whole)[0].cases == CASES
+    assert judged(some, whole) == ()
+    assert judged(some, Behaviour(kind="fine", name="fine"))[0].cases == ("a",)
+
+
+def test_what_the_reference_wrote_answers_a_behaviour_that_is_newer():
+    """Read from the golden's replies, by the same judge as the target's."""
+
+    class Long(Kind):
+        """Right when it is a long reply."""
+
+        reads = "replies"
+
+        def evaluate(self, cases, replies, _options, _metadata):
+            return {c.id: Answer("", len(replies[c.id].text) > 2) for c in cases}
+
+    wrote = {
+        case: {
+            "answer": text,
+            "right": True,
+            "tokens": [1],
+            "probabilities": [1.0],
+            "ended": True,
+        }
+        for case, text in zip(CASES, ("long", "long", "s"), strict=True)
+    }
+    golden = dataclasses.replace(context({}).golden, behaviours={"replies": wrote})
+    one = np.ones(1)
+    replies = {
+        case: Reply(text=text, tokens=one, probabilities=one, ended=True)
+        for case, text in zip(CASES, ("long", "s", "s"), strict=True)
+    }
+    found = judged(
+        REFERENCE,
+        Behaviour(kind="fine", name="fine"),
+        golden=golden,
+        kind=Long(),
+        replies=replies,
+    )[0]
+
+    assert found.reference_right.tolist() == [True, True, False]
+    assert found.target_right.tolist() == [True, False, False]
