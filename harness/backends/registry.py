@@ -31,6 +31,7 @@ _OWN: Final = {
     "openvino": "harness.backends.openvino_backend:OpenVinoBackend",
     "iree": "harness.backends.iree_backend:IreeBackend",
     "quark": "harness.backends.quark_backend:QuarkBackend",
+    "tensorrt": "harness.backends.tensorrt_backend:TensorRtBackend",
     "onnxruntime": "harness.backends.onnxruntime_backend:OnnxRuntimeBackend",
     "llama.cpp": "harness.backends.llama_cpp_backend:LlamaCppBackend",
 }
