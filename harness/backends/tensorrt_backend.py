@@ -2,8 +2,8 @@
 
 Written against the Python interface of TensorRT 10 and 11, with strongly typed
 networks: the types that the graph says are those that run. It takes explicit
-quantization alone, static scales with QuantizeLinear and DequantizeLinear, which is also
-what ModelOpt exports for it.
+quantization alone: static scales with QuantizeLinear and DequantizeLinear, as ModelOpt
+exports them too.
 
 Run on no GPU so far: `tests/backends/test_tensorrt_backend.py` holds it to the
 documented protocol with a stand-in for the library, and is skipped for the real one

@@ -76,3 +76,5 @@ class BehaviourKind:
     #: Of replies it is given the reference's too, in `metadata["reference"]`, where
     #: there are any: nothing is there while a golden is recorded.
     reads: Literal["outputs", "replies"] = "outputs"
+    #: Whether a case's answer depends on what other cases there are.
+    among_cases: bool = False

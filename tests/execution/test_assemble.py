@@ -63,6 +63,7 @@ def context(tags):
         reference=REFERENCE,
         behaviours={"fine": Kind()},
         metrics={},
+        every=frozenset(CASES),
     )
 
 
@@ -146,16 +147,23 @@ def test_a_noisy_target_that_cannot_be_drawn_keeps_the_noise_floor():
     assert repeated(0.5, drawable=False).limit_source == "noise floor"
 
 
-def judged(outputs, behaviour, *, golden=None, kind=None, replies=None):
-    """Behaviours of a target that gave these outputs."""
+def judged(
+    outputs, behaviour, *, golden=None, kind=None, replies=None, reference=REFERENCE
+):
+    """Behaviours of a target that gave these outputs, and was asked for no more."""
     whole = context({})
     suite = SimpleNamespace(**{**vars(whole.suite), "behaviours": (behaviour,)})
+    golden = golden or whole.golden
+    run = {case: entry for case, entry in golden.outputs.items() if case in outputs}
+    asked = tuple(case for case in whole.description.cases if case.id in outputs)
     scheme = SimpleNamespace(name="fp8", weight_only=True)
     return assemble(
         dataclasses.replace(
             whole,
             suite=suite,
-            golden=golden or whole.golden,
+            description=dataclasses.replace(whole.description, cases=asked),
+            golden=dataclasses.replace(golden, outputs=run),
+            reference={case: reference[case] for case in outputs},
             behaviours={"fine": kind or Kind()},
         ),
         SimpleNamespace(backend="b", scheme=scheme, required=False),
@@ -217,3 +225,32 @@ def test_what_the_reference_wrote_answers_a_behaviour_that_is_newer():
 
     assert found.reference_right.tolist() == [True, True, False]
     assert found.target_right.tolist() == [True, False, False]
+
+
+class Largest(Kind):
+    """Right for the case whose output is larger than every other's."""
+
+    among_cases = True
+
+    def evaluate(self, cases, outputs, _options, _metadata):
+        sizes = {case.id: float(outputs[case.id]["y"].sum()) for case in cases}
+        return {c: Answer(c, s == max(sizes.values())) for c, s in sizes.items()}
+
+
+def test_answers_among_some_cases_are_compared_among_the_same():
+    """What the reference answered among all of them is another question."""
+    sizes = dict(zip(CASES, (1.0, 2.0, 3.0), strict=True))
+    reference = {case: {"y": np.full(3, size)} for case, size in sizes.items()}
+    recorded = {c: {"answer": c, "right": c == "c"} for c in CASES}
+    golden = dataclasses.replace(
+        context({}).golden,
+        outputs={c: {"y": compact(a["y"])} for c, a in reference.items()},
+        behaviours={"fine": recorded},
+    )
+    some = {case: reference[case] for case in ("a", "b")}
+    asked = {"golden": golden, "kind": Largest(), "reference": reference}
+
+    found = judged(some, Behaviour(kind="fine", name="fine"), **asked)[0]
+
+    assert found.reference_right.tolist() == found.target_right.tolist()
+    assert found.target_right.tolist() == [False, True]
