@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from harness.backends.environments import variables
+from harness.backends.environments import locks, variables
 from harness.backends.protocol import Backend, Variant
 from harness.errors import PluginError, UsageError
 from harness.schemes.types import Scheme
@@ -64,6 +64,12 @@ class Registry:
                 raise PluginError(
                     f"{type(backend).__name__} is no backend: it has no {member!r}"
                 )
+        own = getattr(backend, "own_environment", "")
+        if own and own not in locks():
+            raise PluginError(
+                f"{type(backend).__name__}.own_environment={own!r}, but should be one "
+                f"of {', '.join(locks())}"
+            )
         self._backends[backend.name] = backend
         self._waiting.pop(backend.name, None)
 
