@@ -1,9 +1,9 @@
-"""AMD Quark's operators in ONNX Runtime: how Ryzen AI's tools round inputs to MX.
+"""AMD Quark's operators in ONNX Runtime: how Ryzen AI's tools round inputs.
 
 Weights are stored and decoded as for every engine of ONNX; inputs go through
-`com.amd.quark::MXQuantizeDequantize`, from the library that Quark compiles. Its
-packages do not go with others, so it lives in an environment of its own:
-`quantharness setup quark`.
+`com.amd.quark::MXQuantizeDequantize`, or `BFPQuantizeDequantize` for BFP16, from the
+library that Quark compiles. Its packages do not go with others, so it lives in an
+environment of its own: `quantharness setup quark`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ ENVIRONMENT: Final = "quark"
 DOMAIN: Final = "com.amd.quark"
 #: Round half to even, of the numbers that Quark gives its rounding modes.
 _HALF_TO_EVEN: Final = 2
-#: Elements that the operator rounds to.
+#: The element of BFP16, which has an operator of its own.
+_BFP: Final = "fp8_e1m6"
+#: Elements that its operators round to.
 _ELEMENTS: Final = frozenset(
-    {"fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1"}
+    {"fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", _BFP}
 )
+#: Bits that Quark counts in a number of BFP16: eight of them are the block's exponent.
+_BFP_BITS: Final = 16
 
 
 class QuarkBackend(OnnxRuntimeBackend):
@@ -72,7 +76,7 @@ class QuarkBackend(OnnxRuntimeBackend):
         return Availability(available=True, version=version("amd-quark"), device="cpu")
 
     def supports(self, model: Model, scheme: Scheme) -> Support:
-        """Whether inputs are quantized, to MX formats with the OCP scale rule."""
+        """Whether inputs are quantized, to MX or BFP16, with the OCP scale rule."""
         tensor = scheme.activations
         reason = ""
         if tensor is None:
@@ -81,7 +85,7 @@ class QuarkBackend(OnnxRuntimeBackend):
             fmt = find_format(tensor.format)
             rule = tensor.rule or fmt.rule
             if fmt.scale != "fp8_e8m0" or fmt.element not in _ELEMENTS:
-                reason = f"Quark's operator rounds to MX formats, not to {fmt.name}"
+                reason = f"Quark's operators round to MX and BFP16, not to {fmt.name}"
             elif rule != "floor":
                 reason = f"its scale rule is OCP's floor, not {rule}"
         if reason:
@@ -128,14 +132,20 @@ def quantize_input(nodes: Nodes, operator: Operator, scheme: Scheme, x: str) -> 
     assert tensor is not None  # sanity check
     if tensor.granularity != "block":
         raise UnsupportedError(f"{tensor.granularity} activations in Quark's operators")
+    element = find_format(tensor.format).element
+    if element == _BFP:
+        kind = "BFPQuantizeDequantize"
+        rounds_to: dict[str, Any] = {"bfp_method": "to_bfp", "bit_width": _BFP_BITS}
+    else:
+        kind = "MXQuantizeDequantize"
+        rounds_to = {"element_dtype": element, "scale_dtype": "e8m0"}
     return nodes.add(
-        "MXQuantizeDequantize",
+        kind,
         [x],
         domain=DOMAIN,
         # Along what is multiplied and added: the last axis, a convolution's channels.
         axis=-1 if operator.kind == "linear" else 1,
         block_size=block_size(tensor),
-        element_dtype=find_format(tensor.format).element,
-        scale_dtype="e8m0",
         rounding_mode=_HALF_TO_EVEN,
+        **rounds_to,
     )

@@ -51,7 +51,7 @@ def test_only_what_its_operator_rounds_is_supported(model, scheme):
     """Nothing runs in Quark's name that is none of its operators."""
     found = QuarkBackend().supports(model, scheme_by_name(scheme))
 
-    assert found.supported == (scheme in ("mxfp8", "mxfp4"))
+    assert found.supported == (scheme in ("mxfp8", "mxfp4", "bfp16"))
     assert found.supported or found.reason.startswith("quark: ")
 
 
@@ -81,12 +81,12 @@ def test_every_input_goes_through_its_operator(model):
 def test_it_conforms(capsys):
     """In its own environment: every code, every middle, tails, NaN, long sums."""
     arguments = ["conformance", "--backend", "quark", "--json"]
-    schemes = [f"--scheme={name}" for name in ("mxfp8", "mxfp4")]
+    schemes = [f"--scheme={name}" for name in ("mxfp8", "mxfp4", "bfp16")]
 
     assert main([*arguments, *schemes]) == 0
 
     reports = json.loads(capsys.readouterr().out)["schemes"]
-    assert [entry["level"] for entry in reports] == ["emulated", "emulated"]
+    assert [entry["level"] for entry in reports] == ["emulated"] * 3
 
 
 @needs_quark

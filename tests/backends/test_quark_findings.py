@@ -53,6 +53,9 @@ def opened(kind, rank=2, **attributes):
 def op(x, kind, **attributes):
     return opened(kind, x.ndim, **attributes).run(None, {"x": x})[0]
 
+def bfp16(x):
+    return op(x, "BFPQuantizeDequantize", **BFP)
+
 def mx(x, element):
     return op(x, "MXQuantizeDequantize", element_dtype=element, **MX)
 """
@@ -143,6 +146,16 @@ def test_mx_is_that_of_the_numerics(fmt, tmp_path):
 
     for name, x in given.items():
         np.testing.assert_array_equal(found[name], exact(x, fmt), err_msg=name)
+
+
+def test_bfp16_is_that_of_the_numerics(tmp_path):
+    """Every value is; only the sign of what becomes zero is not kept."""
+    given = adversarial("bfp16")
+
+    found = run("got = {n: bfp16(x) for n, x in given.items()}", tmp_path, **given)
+
+    for name, x in given.items():
+        np.testing.assert_array_equal(found[name], exact(x, "bfp16"), err_msg=name)
 
 
 @deviates("one element is handed through")
