@@ -27,6 +27,7 @@ _OWN: Final = {
     "torch": "harness.backends.torch_backend:TorchBackend",
     "torch-compile": "harness.backends.torch_compile_backend:TorchCompileBackend",
     "onnx-reference": "harness.backends.onnx_reference_backend:OnnxReferenceBackend",
+    "iree": "harness.backends.iree_backend:IreeBackend",
     "openvino": "harness.backends.openvino_backend:OpenVinoBackend",
     "onnxruntime": "harness.backends.onnxruntime_backend:OnnxRuntimeBackend",
     "llama.cpp": "harness.backends.llama_cpp_backend:LlamaCppBackend",

@@ -1,0 +1,224 @@
+"""IREE: the ONNX graph that a scheme makes, by a compiler of its own (MLIR, LLVM).
+
+It shares no kernel and no optimizer with the other engines. Its importer has no FP8
+element type; operators outside the ONNX specification are not there either, so INT4 is
+stored in plain operators.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Collection, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.backends.iree_module import Module, open_model
+from harness.backends.onnx_artifact import read_artifact
+from harness.backends.onnx_build import support, unquantized, with_outputs
+from harness.backends.protocol import (
+    Arithmetic,
+    Artifact,
+    Availability,
+    Finding,
+    Outputs,
+    Support,
+)
+from harness.errors import BackendError, MissingExtraError, UnsupportedError
+from harness.models.types import Model
+from harness.schemes.types import Scheme
+
+if TYPE_CHECKING:
+    from harness.schemes.onnx_qdq import QuantizedModel
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class IreeBackend:
+    """IREE's compiler for CPUs, tuned for the one it runs on.
+
+    Args:
+        precision: of an unquantized model: "fp32" is all there is.
+        name: registered under it.
+    """
+
+    def __init__(self, precision: str = "fp32", *, name: str = "iree") -> None:
+        self.name = name
+        self.precision = precision
+
+    def probe(self) -> Availability:
+        """Whether the compiler, the runtime and onnx are installed."""
+        for module in ("iree.compiler", "iree.runtime", "onnx"):
+            try:
+                found = importlib.util.find_spec(module)
+            except ModuleNotFoundError:
+                found = None
+            if found is None:
+                error = MissingExtraError(module, "iree")
+                return Availability(available=False, reason=str(error))
+        return Availability(
+            available=True, version=version("iree-base-compiler"), device="cpu llvm"
+        )
+
+    def supports(self, model: Model, scheme: Scheme) -> Support:
+        """Whether ONNX operators and types that IREE imports express the scheme."""
+        return support(model, scheme)
+
+    def preflight(self, model: Model) -> list[Finding]:
+        """What the compiler says when it is given the whole model."""
+        from harness.backends.onnx_preflight import dynamic_inputs
+
+        proto = model.onnx()
+        found = dynamic_inputs(proto, model.batch_axes)
+        try:
+            open_model(proto)
+        except UnsupportedError as error:
+            found.insert(0, Finding("missing", "the model", 1, str(error)))
+        return found
+
+    def load(self, model: Model, scheme: Scheme | None) -> IreeSession:
+        """Build and compile.
+
+        Raises:
+            UnsupportedError: a precision, format, type or operator that is not there.
+            BackendError: what was compiled does not load.
+        """
+        if scheme is None:
+            if self.precision != "fp32":
+                raise UnsupportedError(f"iree does not run models in {self.precision}")
+            return IreeSession(unquantized(model))
+        return self.open_built(self.build(model, scheme), scheme)
+
+    def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
+        """The ONNX model that a scheme becomes here: standard operators alone.
+
+        Raises:
+            UnsupportedError: the format has no expression.
+        """
+        from harness.schemes.onnx_qdq import build
+
+        return build(model.onnx(), scheme, contributed=False)
+
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> IreeSession:
+        """Compile a model that was built already.
+
+        Raises:
+            UnsupportedError: an operator or type that IREE does not have.
+        """
+        return IreeSession(built, scheme)
+
+
+class IreeSession:
+    """A compiled model; a second one, compiled when first asked, shows the operators.
+
+    Args:
+        built: the model and where its operators are.
+        scheme: None for the reference.
+    """
+
+    def __init__(self, built: QuantizedModel, scheme: Scheme | None = None) -> None:
+        self._built = built
+        self._scheme = scheme
+        self._plain = open_model(built.proto)
+        self._showing: Module | None = None
+        self._closed = False
+
+    def run(
+        self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()
+    ) -> Outputs:
+        """Run once; with captures, in the model that shows every operator.
+
+        Raises:
+            BackendError: closed, an input is missing or of another shape, an operator
+                is unknown, or IREE refuses them.
+        """
+        wanted = self._plain.inputs
+        missing = sorted(set(wanted) - set(inputs))
+        unknown = sorted(set(capture) - set(self._built.observed))
+        if self._closed or missing or unknown:
+            raise BackendError(
+                f"iree: the session is closed={self._closed}, inputs missing={missing},"
+                f" operators unknown={unknown}, but should be open with inputs "
+                f"{list(wanted)}"
+            )
+        feeds = {name: np.ascontiguousarray(inputs[name]) for name in wanted}
+        self._check_shapes(feeds)
+        module = self._show() if capture else self._plain
+        start = time.perf_counter()
+        values = module([feeds[name] for name in wanted])
+        seconds = time.perf_counter() - start
+        arrays = {name: values[name] for name in self._plain.outputs}
+        for name in capture:
+            x, y = self._built.observed[name]
+            arrays[f"{name}/input"] = feeds[x] if x in feeds else values[x]
+            arrays[name] = values[y]
+        return Outputs(arrays, {"run": seconds})
+
+    def _check_shapes(self, feeds: Mapping[str, Array]) -> None:
+        """IREE reads what it is given as the shape that the graph says.
+
+        Raises:
+            BackendError: an input has another rank, or another length of a fixed axis.
+        """
+        for value in self._built.proto.graph.input:
+            found = feeds[value.name].shape
+            axes = value.type.tensor_type.shape.dim
+            fixed = [axis.dim_value for axis in axes]
+            if len(found) != len(fixed) or any(
+                want and want != have for want, have in zip(fixed, found, strict=True)
+            ):
+                raise BackendError(
+                    f"iree: input {value.name} has shape {found}, but should have "
+                    f"{[axis or '?' for axis in fixed]}"
+                )
+
+    def _show(self) -> Module:
+        if self._showing is None:
+            import onnx
+
+            proto = self._built.proto
+            tensors = {name for pair in self._built.observed.values() for name in pair}
+            tensors -= {value.name for value in proto.graph.input}
+            extended = onnx.ModelProto()
+            extended.ParseFromString(with_outputs(proto.SerializeToString(), tensors))
+            self._showing = open_model(extended)
+        return self._showing
+
+    def close(self) -> None:
+        """Drop the compiled models; closing twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._showing = None
+
+    def arithmetic(self) -> Arithmetic:
+        """float32 throughout: weights are decoded in the graph."""
+        return Arithmetic(
+            execution="emulated",
+            detail=f"llvm-cpu on {self._plain.driver}, "
+            f"{self._plain.nbytes / 1e6:.1f} MB of compiled module",
+        )
+
+    def precision_report(self) -> dict[str, Any]:
+        """What the graph says: the compiler is given no leave to change it."""
+        return {
+            "stored": "fp32",
+            "computed": "fp32",
+            "probe": "element types of the graph that is compiled",
+            "statement": "FP32 storage, FP32 arithmetic",
+        }
+
+    def artifact(self) -> Artifact:
+        """Weights as IREE itself decodes them from the built model's bytes."""
+        assert self._scheme is not None  # sanity check
+        data = self._built.proto.SerializeToString()
+        return read_artifact(data, self._built, self._scheme, _evaluate)
+
+
+def _evaluate(data: bytes) -> dict[str, Array]:
+    import onnx
+
+    model = onnx.ModelProto()
+    model.ParseFromString(data)
+    return open_model(model)([])
