@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from harness.backends.onnx_preflight import Kind
+from harness.backends.onnx_qnn import QNN, add_provider, register
 from harness.backends.protocol import Finding
 from harness.errors import BackendError, UnsupportedError, UsageError
 
@@ -31,6 +32,13 @@ class Settings:
     config: tuple[tuple[str, str], ...] = ()
     #: Execution provider to ask for; "": CUDA's where there is one, else the CPU's.
     provider: str = ""
+    #: Options of that provider, where it is a plugin.
+    provider_options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fixed_shapes(self) -> bool:
+        """Whether a session is opened for the shapes of its inputs."""
+        return self.provider == QNN
 
 
 def providers(wanted: str = "") -> list[str]:
@@ -38,9 +46,12 @@ def providers(wanted: str = "") -> list[str]:
 
     Raises:
         UnsupportedError: this build of ONNX Runtime has not the one wanted.
+        MissingExtraError: it is a plugin that is not installed.
     """
     import onnxruntime
 
+    if wanted == QNN:
+        register()
     available = onnxruntime.get_available_providers()
     if wanted and wanted not in available:
         raise UnsupportedError(
@@ -98,12 +109,13 @@ def open_session(
             f"QUANTHARNESS_THREADS={threads!r}, but should be a whole number; 0: all"
         )
     options.intra_op_num_threads = int(threads or 0)
+    chosen: list[str] | None = None
+    if settings.provider == QNN:
+        add_provider(options, dict(settings.provider_options))
+    else:
+        chosen = providers(settings.provider)
     try:
-        return onnxruntime.InferenceSession(
-            data, options, providers=providers(settings.provider)
-        )
-    except UnsupportedError:
-        raise
+        return onnxruntime.InferenceSession(data, options, providers=chosen)
     except Exception as error:  # noqa: BLE001 - its classes have no common base
         text = " ".join(str(error).split())[:400]
         if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
@@ -144,6 +156,15 @@ def assignment(
             f"{wanted} runs 0 nodes, but should run most [others: {dict(counts)}]"
         )
     return dict(counts)
+
+
+def assigned_kinds(session: onnxruntime.InferenceSession) -> dict[str, Counter[str]]:
+    """Provider -> how many nodes of each kind it was given; the optimizer's own too."""
+    kinds: dict[str, Counter[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        found = kinds.setdefault(part.ep_name, Counter())
+        found.update(node.op_type for node in part.get_nodes())
+    return kinds
 
 
 def kernel_findings(kinds: Mapping[Kind, int]) -> list[Finding]:
