@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.backends.iree_module import Module, open_model
+from harness.backends.iree_module import Module, casts, open_model
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
+from harness.backends.onnx_tables import without_stored_fp8
 from harness.backends.protocol import (
     Arithmetic,
     Artifact,
@@ -28,6 +29,8 @@ from harness.backends.protocol import (
 )
 from harness.errors import BackendError, MissingExtraError, UnsupportedError
 from harness.models.types import Model
+from harness.numerics import find_format
+from harness.schemes.onnx_activations import FP8_TYPES
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
@@ -63,8 +66,18 @@ class IreeBackend:
         )
 
     def supports(self, model: Model, scheme: Scheme) -> Support:
-        """Whether ONNX operators and types that IREE imports express the scheme."""
-        return support(model, scheme)
+        """Whether ONNX operators and casts that IREE compiles express the scheme."""
+        found = support(model, scheme)
+        tensor = scheme.activations
+        if not found.supported or tensor is None:
+            return found
+        fmt = find_format(tensor.format)
+        for name in (fmt.element or fmt.name, fmt.scale):
+            reason = casts(FP8_TYPES[name]) if name in FP8_TYPES else ""
+            if reason:
+                names = {operator.name: reason for operator in model.operators()}
+                return Support(supported=False, reason=reason, operators=names)
+        return found
 
     def preflight(self, model: Model) -> list[Finding]:
         """What the compiler says when it is given the whole model."""
@@ -121,7 +134,8 @@ class IreeSession:
     def __init__(self, built: QuantizedModel, scheme: Scheme | None = None) -> None:
         self._built = built
         self._scheme = scheme
-        self._plain = open_model(built.proto)
+        self._proto = without_stored_fp8(built.proto)
+        self._plain = open_model(self._proto)
         self._showing: Module | None = None
         self._closed = False
 
@@ -178,7 +192,7 @@ class IreeSession:
         if self._showing is None:
             import onnx
 
-            proto = self._built.proto
+            proto = self._proto
             tensors = {name for pair in self._built.observed.values() for name in pair}
             tensors -= {value.name for value in proto.graph.input}
             extended = onnx.ModelProto()
@@ -217,8 +231,21 @@ class IreeSession:
 
 
 def _evaluate(data: bytes) -> dict[str, Array]:
-    import onnx
+    """Outputs of a model without inputs: its codes and scales become the inputs.
 
-    model = onnx.ModelProto()
-    model.ParseFromString(data)
-    return open_model(model)([])
+    Of a graph of nothing but constants the compiler would make no code to run.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    whole = onnx.ModelProto()
+    whole.ParseFromString(data)
+    model = without_stored_fp8(whole)
+    graph = model.graph
+    given = [t for t in graph.initializer if "/weight_" in t.name]
+    for tensor in given:
+        graph.initializer.remove(tensor)
+        graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    return open_model(model)([numpy_helper.to_array(tensor) for tensor in given])

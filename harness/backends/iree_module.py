@@ -6,9 +6,11 @@ compiler's version, its flags and the processor's instructions.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -99,6 +101,34 @@ def open_model(proto: onnx.ModelProto) -> Module:
     )
 
 
+@functools.cache
+def casts(element: int) -> str:
+    """Why IREE does not cast to an ONNX element type; "" if it does.
+
+    Found out by compiling two casts, once a process.
+    """
+    from onnx import TensorProto, helper
+
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"
+    ]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["c"], to=element),
+        helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "casts", ends[:1], ends[1:]),
+        opset_imports=[helper.make_opsetid("", 21)],
+        ir_version=10,
+    )
+    try:
+        open_model(model)
+    except UnsupportedError:
+        name = TensorProto.DataType.Name(element)
+        return f"IREE {version('iree-base-compiler')} has no ONNX Cast to {name}"
+    return ""
+
+
 def _driver() -> str:
     """One thread without a pool, or IREE's pool of as many as it finds right.
 
@@ -135,15 +165,9 @@ def _processor() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        import platform
-
         return f"{platform.machine()} {platform.processor()}"
     kept = ("flags", "Features", "model name")
-    return (
-        next(iter(text.split("\n\n")))
-        if not any(k in text for k in kept)
-        else str(sorted({row for row in text.splitlines() if row.startswith(kept)}))
-    )
+    return str(sorted({row for row in text.splitlines() if row.startswith(kept)}))
 
 
 def _import(proto: onnx.ModelProto) -> bytes:
