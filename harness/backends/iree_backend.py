@@ -11,13 +11,14 @@ import importlib.util
 import time
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from harness.backends.iree_module import Module, casts, open_model
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
+from harness.backends.onnx_shapes import Shapes, fold_shapes, shapes_of, with_shapes
 from harness.backends.onnx_tables import without_stored_fp8
 from harness.backends.protocol import (
     Arithmetic,
@@ -26,6 +27,7 @@ from harness.backends.protocol import (
     Finding,
     Outputs,
     Support,
+    Variant,
 )
 from harness.errors import BackendError, MissingExtraError, UnsupportedError
 from harness.models.types import Model
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+#: Compiled models at a time, beside the plain one: each holds all weights.
+_KEPT: Final = 4
+
 
 class IreeBackend:
     """IREE's compiler for CPUs, tuned for the one it runs on.
@@ -45,11 +50,23 @@ class IreeBackend:
     Args:
         precision: of an unquantized model: "fp32" is all there is.
         name: registered under it.
+        static: compile anew for each combination of input shapes, with the arithmetic
+            of shapes worked out before.
     """
 
-    def __init__(self, precision: str = "fp32", *, name: str = "iree") -> None:
+    variants: Final = {
+        "static": Variant(
+            summary="compiled for each combination of input shapes",
+            options={"static": True},
+        )
+    }
+
+    def __init__(
+        self, precision: str = "fp32", *, name: str = "iree", static: bool = False
+    ) -> None:
         self.name = name
         self.precision = precision
+        self.static = static
 
     def probe(self) -> Availability:
         """Whether the compiler, the runtime and onnx are installed."""
@@ -101,7 +118,7 @@ class IreeBackend:
         if scheme is None:
             if self.precision != "fp32":
                 raise UnsupportedError(f"iree does not run models in {self.precision}")
-            return IreeSession(unquantized(model))
+            return IreeSession(unquantized(model), static=self.static)
         return self.open_built(self.build(model, scheme), scheme)
 
     def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
@@ -120,7 +137,7 @@ class IreeBackend:
         Raises:
             UnsupportedError: an operator or type that IREE does not have.
         """
-        return IreeSession(built, scheme)
+        return IreeSession(built, scheme, static=self.static)
 
 
 class IreeSession:
@@ -129,15 +146,25 @@ class IreeSession:
     Args:
         built: the model and where its operators are.
         scheme: None for the reference.
+        static: compile for the shapes of each call.
     """
 
-    def __init__(self, built: QuantizedModel, scheme: Scheme | None = None) -> None:
+    def __init__(
+        self,
+        built: QuantizedModel,
+        scheme: Scheme | None = None,
+        *,
+        static: bool = False,
+    ) -> None:
         self._built = built
         self._scheme = scheme
-        self._proto = without_stored_fp8(built.proto)
-        self._plain = open_model(self._proto)
-        self._showing: Module | None = None
+        self._static = static
+        self._inputs = [value.name for value in built.proto.graph.input]
+        self._outputs = [value.name for value in built.proto.graph.output]
+        self._modules: dict[tuple[Shapes, bool], Module] = {}
         self._closed = False
+        # What does not compile raises now, where the shapes do not matter.
+        self._plain = None if static else self._compile((), showing=False)
 
     def run(
         self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()
@@ -148,22 +175,21 @@ class IreeSession:
             BackendError: closed, an input is missing or of another shape, an operator
                 is unknown, or IREE refuses them.
         """
-        wanted = self._plain.inputs
-        missing = sorted(set(wanted) - set(inputs))
+        missing = sorted(set(self._inputs) - set(inputs))
         unknown = sorted(set(capture) - set(self._built.observed))
         if self._closed or missing or unknown:
             raise BackendError(
                 f"iree: the session is closed={self._closed}, inputs missing={missing},"
                 f" operators unknown={unknown}, but should be open with inputs "
-                f"{list(wanted)}"
+                f"{self._inputs}"
             )
-        feeds = {name: np.ascontiguousarray(inputs[name]) for name in wanted}
+        feeds = {name: np.ascontiguousarray(inputs[name]) for name in self._inputs}
         self._check_shapes(feeds)
-        module = self._show() if capture else self._plain
+        module = self._module(feeds, showing=bool(capture))
         start = time.perf_counter()
-        values = module([feeds[name] for name in wanted])
+        values = module([feeds[name] for name in self._inputs])
         seconds = time.perf_counter() - start
-        arrays = {name: values[name] for name in self._plain.outputs}
+        arrays = {name: values[name] for name in self._outputs}
         for name in capture:
             x, y = self._built.observed[name]
             arrays[f"{name}/input"] = feeds[x] if x in feeds else values[x]
@@ -188,30 +214,47 @@ class IreeSession:
                     f"{[axis or '?' for axis in fixed]}"
                 )
 
-    def _show(self) -> Module:
-        if self._showing is None:
-            import onnx
+    def _module(self, feeds: Mapping[str, Array], *, showing: bool) -> Module:
+        shapes = shapes_of(feeds) if self._static else ()
+        if self._plain is not None and not showing:
+            return self._plain
+        key = (shapes, showing)
+        if key in self._modules:
+            # The one used last is dropped last.
+            self._modules[key] = self._modules.pop(key)
+        else:
+            while len(self._modules) >= _KEPT:
+                self._modules.pop(next(iter(self._modules)))
+            self._modules[key] = self._compile(shapes, showing=showing)
+        return self._modules[key]
 
-            proto = self._proto
+    def _compile(self, shapes: Shapes, *, showing: bool) -> Module:
+        import onnx
+
+        proto = self._built.proto
+        data = proto.SerializeToString()
+        if showing:
             tensors = {name for pair in self._built.observed.values() for name in pair}
-            tensors -= {value.name for value in proto.graph.input}
-            extended = onnx.ModelProto()
-            extended.ParseFromString(with_outputs(proto.SerializeToString(), tensors))
-            self._showing = open_model(extended)
-        return self._showing
+            data = with_outputs(data, tensors - set(self._inputs))
+        model = onnx.ModelProto()
+        model.ParseFromString(with_shapes(data, shapes) if shapes else data)
+        if shapes:
+            model = fold_shapes(model)
+        return open_model(without_stored_fp8(model))
 
     def close(self) -> None:
         """Drop the compiled models; closing twice does nothing."""
-        if not self._closed:
-            self._closed = True
-            self._showing = None
+        self._closed = True
+        self._modules.clear()
+        self._plain = None
 
     def arithmetic(self) -> Arithmetic:
         """float32 throughout: weights are decoded in the graph."""
+        shapes = "each combination of shapes" if self._static else "any shapes"
         return Arithmetic(
             execution="emulated",
-            detail=f"llvm-cpu on {self._plain.driver}, "
-            f"{self._plain.nbytes / 1e6:.1f} MB of compiled module",
+            detail="low-precision weights decoded in the graph, fp32 arithmetic; "
+            f"llvm-cpu, compiled for {shapes}",
         )
 
     def precision_report(self) -> dict[str, Any]:

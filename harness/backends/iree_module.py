@@ -43,9 +43,6 @@ class Module:
     function: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    #: Where the device's threads are: "local-sync" or "local-task".
-    driver: str
-    nbytes: int
     #: Keeps the function's memory.
     context: Any
 
@@ -95,8 +92,6 @@ def open_model(proto: onnx.ModelProto) -> Module:
         function,
         tuple(value.name for value in proto.graph.input),
         tuple(value.name for value in proto.graph.output),
-        driver,
-        len(data),
         context,
     )
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from harness.backends.onnx_build import with_outputs
-from harness.backends.onnx_qnn import Shapes, any_shapes, shapes_of, with_shapes
 from harness.backends.onnx_session import Settings, assignment, open_session
+from harness.backends.onnx_shapes import Shapes, any_shapes, shapes_of, with_shapes
 from harness.errors import BackendError
 
 if TYPE_CHECKING:

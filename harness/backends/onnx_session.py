@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -212,6 +213,30 @@ def kernel_findings(kinds: Mapping[Kind, int]) -> list[Finding]:
                 )
             )
     return found
+
+
+@functools.cache
+def htp_precision(settings: Settings) -> str:
+    """In what QNN's HTP multiplies floats: "fp32", or "fp16" as an NPU does.
+
+    Asked once a process, which is as long as the answer holds: the plugin keeps the
+    processor that its first session named.
+    """
+    from onnx import helper, numpy_helper
+
+    ends = [helper.make_tensor_value_info(name, 1, [1, 1]) for name in "xy"]
+    weight = numpy_helper.from_array(np.ones((1, 1), np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = helper.make_model(
+        helper.make_graph([node], "probe", ends[:1], ends[1:], [weight]),
+        opset_imports=[helper.make_opsetid("", 21)],
+        ir_version=10,
+    )
+    x = np.full((1, 1), 1 + 2.0**-12, np.float32)
+    session = open_session(model.SerializeToString(), settings)
+    (found,) = call(session, None, {"x": x})
+    # An FP16 result comes back a last bit larger: 1.0000001.
+    return "fp32" if abs(float(found[0, 0]) - float(x[0, 0])) < 2.0**-22 else "fp16"
 
 
 def fp16_overflows() -> bool:

@@ -19,13 +19,16 @@ from harness.backends.onnx_build import support, unquantized
 from harness.backends.onnx_pool import Pool
 from harness.backends.onnx_qnn import QNN
 from harness.backends.onnx_session import (
+    CPU,
     CUDA,
     Optimization,
     Settings,
+    assigned_kinds,
     call,
     device_of,
     evaluate,
     fp16_overflows,
+    htp_precision,
     providers,
 )
 from harness.backends.protocol import (
@@ -279,32 +282,55 @@ class OnnxRuntimeSession:
     def arithmetic(self) -> Arithmetic:
         """float32 throughout: Q/DQ decode to it, and MatMul and Conv compute in it.
 
-        CUDA's MatMul and Conv round their inputs to TF32 unless told otherwise.
+        CUDA's MatMul and Conv round their inputs to TF32 unless told otherwise. QNN's
+        HTP multiplies decoded weights and inputs as floats too, because a scheme says
+        nothing of outputs; as an NPU that has no float32 it rounds them, and the
+        result, to FP16. What it does is asked of it, each time.
         """
         on_cuda = CUDA in self.assignment or self._providers[0] == CUDA
         accumulate = "tf32" if on_cuda else "fp32"
+        stored = "fp32"
+        if self._settings.provider == QNN:
+            stored = htp_precision(self._settings)
         packed = [name for name, tensor in self._built.weights.items() if not tensor]
         if self._scheme is None:
             detail = f"weights stored in {self._precision}, computed in fp32"
         elif packed:
             detail = f"MatMulNBits on packed INT4: {len(packed)} operators"
         else:
-            detail = "low-precision weights decoded in the graph, fp32 arithmetic"
+            detail = f"low-precision weights decoded in the graph, {stored} arithmetic"
         others = len(self._built.weights) - len(packed)
         return Arithmetic(
             accumulate=accumulate,
+            output=stored,
+            operands=stored,
             execution="emulated" if not packed else "mixed" if others else "native",
             detail=f"{detail}; {self._where()}",
         )
 
     def _where(self) -> str:
-        """Providers with the number of nodes that each was given."""
+        """Providers with the number of nodes that each was given.
+
+        Beside a provider that was asked for, the kinds that stayed with the CPU.
+        """
         if not self.assignment:
             return f"providers {', '.join(self._providers)}"
-        return ", ".join(f"{name} {n} nodes" for name, n in self.assignment.items())
+        shown = [f"{name} {n} nodes" for name, n in self.assignment.items()]
+        kept = assigned_kinds(self._pool.first).get(CPU)
+        if kept and self._settings.provider not in ("", CPU):
+            shown.append(f"on the CPU {', '.join(sorted(kept))}")
+        return ", ".join(shown)
 
     def precision_report(self) -> dict[str, Any]:
         """What this precision really was, as a probe found it."""
+        if self._settings.provider == QNN:
+            computed = htp_precision(self._settings)
+            return {
+                "stored": self._precision,
+                "computed": computed,
+                "probe": "(1 + 2**-12) * 1 on the HTP",
+                "statement": f"{computed.upper()} arithmetic on the HTP",
+            }
         overflowed = fp16_overflows()
         fp16 = self._precision == "fp16"
         return {
