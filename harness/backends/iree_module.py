@@ -6,6 +6,7 @@ compiler's version, its flags and the processor's instructions.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -32,6 +33,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _MAIN: Final = "main"
 #: Without it IREE compiles for the oldest processor of the architecture, and warns.
 _FLAGS: Final = ("--iree-llvmcpu-target-cpu=host",)
+#: Bytes of compiled modules that are kept.
+_CACHED: Final = 4 * 10**9
 _SINGLE: Final = "local-sync"
 _TASKS: Final = "local-task"
 
@@ -148,11 +151,27 @@ def _compiled(proto: onnx.ModelProto) -> bytes:
     digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
     digest.update(f"{version('iree-base-compiler')} {_FLAGS} {_processor()}".encode())
     file = cache_folder() / "iree" / f"{digest.hexdigest()[:40]}.vmfb"
-    if file.is_file():
+    with contextlib.suppress(FileNotFoundError):
         return file.read_bytes()
     data = _compile(_import(proto))
     write_bytes(file, data)
+    _forget_oldest(file.parent)
     return data
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Keep the folder within its size: a module holds all weights, for each shape."""
+    files = []
+    for file in folder.glob("*.vmfb"):
+        # Another process may be at it too.
+        with contextlib.suppress(FileNotFoundError):
+            found = file.stat()
+            files.append((found.st_mtime, found.st_size, file))
+    total = 0
+    for _, size, file in sorted(files, reverse=True):
+        total += size
+        if total > _CACHED:
+            file.unlink(missing_ok=True)
 
 
 def _processor() -> str:

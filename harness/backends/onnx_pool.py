@@ -23,7 +23,7 @@ _KEPT: Final = 2
 _KEPT_BY_SHAPE: Final = 6
 #: Lengths that axes of unknown length are given to see who would run which node: a
 #: convolution may need more than one element.
-_TRIED: Final = (1, 8, 64)
+_TRIED: Final = (1, 32, 1024)
 
 
 class Pool:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from harness.errors import MissingExtraError, UnsupportedError
+from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -58,3 +59,19 @@ def add_provider(
     if not devices:
         raise UnsupportedError("onnxruntime-qnn finds no device on this machine")
     options.add_provider_for_devices(devices, dict(settings))
+
+
+def refuses(scheme: Scheme) -> str:
+    """Why the HTP is not given a scheme; "" if it is.
+
+    Its weights are INT8 in Q/DQ, its inputs too or as they are. Of any other format
+    the CPU would decode the weights, and round the inputs, in the NPU's name.
+    """
+    weights, inputs = scheme.weights, scheme.activations
+    if weights is None or weights.format != "int8" or weights.granularity == "block":
+        held = "no weights" if weights is None else f"{weights.format} weights"
+        return f"QNN's HTP takes INT8 weights, a scale a channel or one, not {held}"
+    if inputs is not None and (inputs.format != "int8" or inputs.dynamic):
+        kind = "dynamic" if inputs.dynamic else "static"
+        return f"QNN's HTP takes static INT8 inputs, not {kind} {inputs.format}"
+    return ""

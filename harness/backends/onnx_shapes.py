@@ -52,23 +52,26 @@ def with_shapes(data: bytes, shapes: Shapes) -> bytes:
 
 
 def any_shapes(data: bytes, length: int) -> Shapes:
-    """Shapes with every axis of unknown length as long as this."""
+    """Shapes of one sample, with every other axis of unknown length this long.
+
+    Axes that bear the name of some input's first one are the batch's.
+    """
     import onnx
 
     model = onnx.ModelProto()
     model.ParseFromString(data)
-    return tuple(
-        sorted(
-            (
-                value.name,
-                tuple(
-                    axis.dim_value or length
-                    for axis in value.type.tensor_type.shape.dim
-                ),
-            )
-            for value in model.graph.input
+    inputs = {
+        value.name: value.type.tensor_type.shape.dim for value in model.graph.input
+    }
+    batch = {axes[0].dim_param for axes in inputs.values() if len(axes)} - {""}
+    found = {
+        name: tuple(
+            axis.dim_value or (1 if index == 0 or axis.dim_param in batch else length)
+            for index, axis in enumerate(axes)
         )
-    )
+        for name, axes in inputs.items()
+    }
+    return tuple(sorted(found.items()))
 
 
 def fold_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

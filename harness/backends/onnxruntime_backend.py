@@ -17,7 +17,7 @@ import numpy as np
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized
 from harness.backends.onnx_pool import Pool
-from harness.backends.onnx_qnn import QNN
+from harness.backends.onnx_qnn import QNN, refuses
 from harness.backends.onnx_session import (
     CPU,
     CUDA,
@@ -137,8 +137,13 @@ class OnnxRuntimeBackend:
     def supports(self, model: Model, scheme: Scheme) -> Support:
         """Build one output channel of every operator: what cannot be expressed says so.
 
-        Scales that a static scheme is calibrated with later count as given.
+        Scales that a static scheme is calibrated with later count as given. QNN is
+        asked for no more than its HTP takes.
         """
+        reason = refuses(scheme) if self.settings.provider == QNN else ""
+        if reason:
+            names = {operator.name: reason for operator in model.operators()}
+            return Support(supported=False, reason=reason, operators=names)
         return support(model, scheme)
 
     def preflight(self, model: Model) -> list[Finding]:
