@@ -179,14 +179,15 @@ class OnnxReferenceSession:
         """Weights as the evaluator itself decodes them from the built model."""
         assert self._scheme is not None  # sanity check
         data = self._built.proto.SerializeToString()
-        return read_artifact(data, self._built, self._scheme, _evaluate)
+        return read_artifact(data, self._built, self._scheme, evaluate)
 
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _evaluate(data: bytes) -> dict[str, Array]:
+def evaluate(data: bytes) -> dict[str, Array]:
+    """Outputs of a model without inputs, by name."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 

@@ -116,9 +116,7 @@ class QuarkBackend(OnnxRuntimeBackend):
 
     def _load_library(self) -> None:
         """Compile (once) and find the library of operators."""
-        from quark.onnx import (  # type: ignore[import-not-found]
-            get_library_path,
-        )
+        from quark.onnx import get_library_path
 
         library: Any = get_library_path("CPU")
         self.settings = Settings(libraries=(str(library),))

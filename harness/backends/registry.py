@@ -29,7 +29,9 @@ _OWN: Final = {
     "torch-compile": "harness.backends.torch_compile_backend:TorchCompileBackend",
     "onnx-reference": "harness.backends.onnx_reference_backend:OnnxReferenceBackend",
     "openvino": "harness.backends.openvino_backend:OpenVinoBackend",
+    "iree": "harness.backends.iree_backend:IreeBackend",
     "quark": "harness.backends.quark_backend:QuarkBackend",
+    "tensorrt": "harness.backends.tensorrt_backend:TensorRtBackend",
     "onnxruntime": "harness.backends.onnxruntime_backend:OnnxRuntimeBackend",
     "llama.cpp": "harness.backends.llama_cpp_backend:LlamaCppBackend",
 }
