@@ -1,71 +1,76 @@
-"""IREE: the graph that a scheme makes of the model, compiled for this processor.
+"""IREE: the ONNX graph that a scheme makes, by a compiler of its own (MLIR, LLVM).
 
-A compiler of its own: neither its kernels nor its optimizer are another engine's. Its
-importer of ONNX knows no FP8. It lives in an environment of its own:
-`quantharness setup iree`.
+It shares no kernel and no optimizer with the other engines. Its importer has no FP8
+element type; operators outside the ONNX specification are not there either, so INT4 is
+stored in plain operators. It lives in an environment of its own: `quantharness setup
+iree`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import platform
 import time
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
 from harness.backends.environments import interpreter, is_inside, read_lock
+from harness.backends.iree_module import Module, casts, open_model
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
-from harness.backends.onnx_language import with_cache
+from harness.backends.onnx_shapes import Shapes, fold_shapes, shapes_of, with_shapes
+from harness.backends.onnx_tables import without_stored_fp8
 from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
+    Finding,
     Outputs,
-    Session,
     Support,
+    Variant,
 )
 from harness.errors import BackendError, UnsupportedError
-from harness.files import write_bytes
-from harness.models.export import cache_folder
 from harness.models.types import Model
 from harness.numerics import find_format
 from harness.schemes.onnx_activations import FP8_TYPES
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
-    import onnx
-
     from harness.schemes.onnx_qdq import QuantizedModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
 ENVIRONMENT: Final = "iree"
 _PACKAGE: Final = "iree-base-compiler"
-_OPTIONS: Final = ("--iree-llvmcpu-target-cpu=host",)
-#: The function that the graph becomes.
-_MAIN: Final = "main"
-#: Compiled models that show operators, at a time: each holds all weights.
-_KEPT: Final = 2
+#: Compiled models at a time, beside the plain one: each holds all weights.
+_KEPT: Final = 4
 
 
 class IreeBackend:
-    """IREE's compiler for the CPU, in its default configuration.
+    """IREE's compiler for CPUs, tuned for the one it runs on.
 
     Args:
-        precision: of an unquantized model: "fp32".
+        precision: of an unquantized model: "fp32" is all there is.
         name: registered under it.
+        static: compile anew for each combination of input shapes, with the arithmetic
+            of shapes worked out before.
     """
 
     own_environment: ClassVar = ENVIRONMENT
+    variants: ClassVar = {
+        "static": Variant(
+            summary="compiled for each combination of input shapes",
+            options={"static": True},
+        )
+    }
 
-    def __init__(self, precision: str = "fp32", *, name: str = "iree") -> None:
+    def __init__(
+        self, precision: str = "fp32", *, name: str = "iree", static: bool = False
+    ) -> None:
         self.name = name
         self.precision = precision
+        self.static = static
 
     def probe(self) -> Availability:
         """Whether its environment was made; inside it, whether IREE works."""
@@ -75,7 +80,7 @@ class IreeBackend:
             return Availability(
                 available=made,
                 version=lock.version(_PACKAGE) if made else "",
-                device="cpu" if made else "",
+                device="cpu llvm" if made else "",
                 reason=""
                 if made
                 else f"not set up; `quantharness setup {ENVIRONMENT}` makes its "
@@ -86,33 +91,48 @@ class IreeBackend:
             import iree.runtime  # noqa: F401
         except Exception as error:  # noqa: BLE001 - a broken install must not raise here
             return Availability(available=False, reason=f"does not import: {error}")
-        return Availability(available=True, version=version(_PACKAGE), device="cpu")
+        return Availability(
+            available=True, version=version(_PACKAGE), device="cpu llvm"
+        )
 
     def supports(self, model: Model, scheme: Scheme) -> Support:
-        """Whether ONNX operators and types that IREE imports express the scheme."""
-        for tensor in (scheme.weights, scheme.activations):
-            if tensor is None:
-                continue
-            fmt = find_format(tensor.format)
-            if {fmt.element or fmt.name, fmt.scale} & set(FP8_TYPES):
-                reason = (
-                    f"iree: {fmt.name} holds FP8, which its importer of ONNX has not"
-                )
-                return Support(supported=False, reason=reason)
-        return support(model, scheme)
+        """Whether ONNX operators and casts that IREE compiles express the scheme."""
+        found = support(model, scheme)
+        tensor = scheme.activations
+        if not found.supported or tensor is None:
+            return found
+        fmt = find_format(tensor.format)
+        for name in (fmt.element or fmt.name, fmt.scale):
+            reason = casts(FP8_TYPES[name]) if name in FP8_TYPES else ""
+            if reason:
+                names = {operator.name: reason for operator in model.operators()}
+                return Support(supported=False, reason=reason, operators=names)
+        return found
 
-    def load(self, model: Model, scheme: Scheme | None) -> Session:
+    def preflight(self, model: Model) -> list[Finding]:
+        """What the compiler says when it is given the whole model."""
+        from harness.backends.onnx_preflight import dynamic_inputs
+
+        proto = model.onnx()
+        found = dynamic_inputs(proto, model.batch_axes)
+        try:
+            open_model(proto)
+        except UnsupportedError as error:
+            found.insert(0, Finding("missing", "the model", 1, str(error)))
+        return found
+
+    def load(self, model: Model, scheme: Scheme | None) -> IreeSession:
         """Build and compile.
 
         Raises:
-            UnsupportedError: an operator, type or shape that IREE does not compile.
+            UnsupportedError: a precision, format, type or operator that is not there.
+            BackendError: what was compiled does not load.
         """
-        if scheme is not None:
-            return self.open_built(self.build(model, scheme), scheme)
-        if self.precision != "fp32":
-            raise UnsupportedError(f"iree does not run models in {self.precision}")
-        plain = unquantized(model)
-        return with_cache(IreeSession(plain), plain.proto)
+        if scheme is None:
+            if self.precision != "fp32":
+                raise UnsupportedError(f"iree does not run models in {self.precision}")
+            return IreeSession(unquantized(model), static=self.static)
+        return self.open_built(self.build(model, scheme), scheme)
 
     def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
         """The ONNX model that a scheme becomes here: standard operators alone.
@@ -124,181 +144,164 @@ class IreeBackend:
 
         return build(model.onnx(), scheme, contributed=False)
 
-    def open_built(self, built: QuantizedModel, scheme: Scheme) -> Session:
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> IreeSession:
         """Compile a model that was built already.
 
         Raises:
-            UnsupportedError: an operator, type or shape that IREE does not compile.
+            UnsupportedError: an operator or type that IREE does not have.
         """
-        return with_cache(IreeSession(built, scheme), built.proto)
+        return IreeSession(built, scheme, static=self.static)
 
 
 class IreeSession:
-    """A compiled model.
+    """A compiled model; a second one, compiled when first asked, shows the operators.
 
     Args:
         built: the model and where its operators are.
         scheme: None for the reference.
+        static: compile for the shapes of each call.
     """
 
-    def __init__(self, built: QuantizedModel, scheme: Scheme | None = None) -> None:
+    def __init__(
+        self,
+        built: QuantizedModel,
+        scheme: Scheme | None = None,
+        *,
+        static: bool = False,
+    ) -> None:
         self._built = built
         self._scheme = scheme
-        self._bytes = built.proto.SerializeToString()
+        self._static = static
         self._inputs = [value.name for value in built.proto.graph.input]
         self._outputs = [value.name for value in built.proto.graph.output]
-        self._plain = _Compiled(self._bytes)
-        self._capturing: dict[tuple[str, ...], _Compiled] = {}
+        self._modules: dict[tuple[Shapes, bool], Module] = {}
         self._closed = False
+        # What does not compile raises now, where the shapes do not matter.
+        self._plain = None if static else self._compile((), showing=False)
 
     def run(
         self, inputs: Mapping[str, Array], *, capture: Collection[str] = ()
     ) -> Outputs:
-        """Run once; with captures, in the model that shows them.
+        """Run once; with captures, in the model that shows every operator.
 
         Raises:
-            BackendError: closed, an input is missing, or IREE refuses them.
+            BackendError: closed, an input is missing or of another shape, an operator
+                is unknown, or IREE refuses them.
         """
         missing = sorted(set(self._inputs) - set(inputs))
-        if self._closed or missing:
+        unknown = sorted(set(capture) - set(self._built.observed))
+        if self._closed or missing or unknown:
             raise BackendError(
-                f"iree: the session is closed={self._closed}, inputs missing="
-                f"{missing}, but should be open with inputs {self._inputs}"
+                f"iree: the session is closed={self._closed}, inputs missing={missing},"
+                f" operators unknown={unknown}, but should be open with inputs "
+                f"{self._inputs}"
             )
         feeds = {name: np.ascontiguousarray(inputs[name]) for name in self._inputs}
-        names = tuple(capture)
-        compiled = self._shown(names, feeds) if names else self._plain
+        self._check_shapes(feeds)
+        module = self._module(feeds, showing=bool(capture))
         start = time.perf_counter()
-        values = compiled(feeds)
+        values = module([feeds[name] for name in self._inputs])
         seconds = time.perf_counter() - start
         arrays = {name: values[name] for name in self._outputs}
-        for name in names:
+        for name in capture:
             x, y = self._built.observed[name]
             arrays[f"{name}/input"] = feeds[x] if x in feeds else values[x]
             arrays[name] = values[y]
         return Outputs(arrays, {"run": seconds})
 
-    def _shown(self, names: tuple[str, ...], feeds: Collection[str]) -> _Compiled:
-        if names not in self._capturing:
-            while len(self._capturing) >= _KEPT:
-                self._capturing.pop(next(iter(self._capturing)))
-            tensors = {t for n in names for t in self._built.observed[n]} - set(feeds)
-            self._capturing[names] = _Compiled(with_outputs(self._bytes, tensors))
-        return self._capturing[names]
+    def _check_shapes(self, feeds: Mapping[str, Array]) -> None:
+        """IREE reads what it is given as the shape that the graph says.
+
+        Raises:
+            BackendError: an input has another rank, or another length of a fixed axis.
+        """
+        for value in self._built.proto.graph.input:
+            found = feeds[value.name].shape
+            axes = value.type.tensor_type.shape.dim
+            fixed = [axis.dim_value for axis in axes]
+            if len(found) != len(fixed) or any(
+                want and want != have for want, have in zip(fixed, found, strict=True)
+            ):
+                raise BackendError(
+                    f"iree: input {value.name} has shape {found}, but should have "
+                    f"{[axis or '?' for axis in fixed]}"
+                )
+
+    def _module(self, feeds: Mapping[str, Array], *, showing: bool) -> Module:
+        shapes = shapes_of(feeds) if self._static else ()
+        if self._plain is not None and not showing:
+            return self._plain
+        key = (shapes, showing)
+        if key in self._modules:
+            # The one used last is dropped last.
+            self._modules[key] = self._modules.pop(key)
+        else:
+            while len(self._modules) >= _KEPT:
+                self._modules.pop(next(iter(self._modules)))
+            self._modules[key] = self._compile(shapes, showing=showing)
+        return self._modules[key]
+
+    def _compile(self, shapes: Shapes, *, showing: bool) -> Module:
+        import onnx
+
+        proto = self._built.proto
+        data = proto.SerializeToString()
+        if showing:
+            tensors = {name for pair in self._built.observed.values() for name in pair}
+            data = with_outputs(data, tensors - set(self._inputs))
+        model = onnx.ModelProto()
+        model.ParseFromString(with_shapes(data, shapes) if shapes else data)
+        if shapes:
+            model = fold_shapes(model)
+        return open_model(without_stored_fp8(model))
 
     def close(self) -> None:
         """Drop the compiled models; closing twice does nothing."""
-        if not self._closed:
-            self._closed = True
-            self._capturing.clear()
-            del self._plain
+        self._closed = True
+        self._modules.clear()
+        self._plain = None
 
     def arithmetic(self) -> Arithmetic:
-        """float32; decoded weights are folded into constants when it compiles."""
-        held = self._plain.nbytes >> 20
+        """float32 throughout: weights are decoded in the graph."""
+        shapes = "each combination of shapes" if self._static else "any shapes"
         return Arithmetic(
             execution="emulated",
-            detail="low-precision weights decoded, fp32 arithmetic; the compiled "
-            f"module holds {held} MB",
+            detail="low-precision weights decoded in the graph, fp32 arithmetic; "
+            f"llvm-cpu, compiled for {shapes}",
         )
+
+    def precision_report(self) -> dict[str, Any]:
+        """What the graph says: the compiler is given no leave to change it."""
+        return {
+            "stored": "fp32",
+            "computed": "fp32",
+            "probe": "element types of the graph that is compiled",
+            "statement": "FP32 storage, FP32 arithmetic",
+        }
 
     def artifact(self) -> Artifact:
         """Weights as IREE itself decodes them from the built model's bytes."""
         assert self._scheme is not None  # sanity check
-        return read_artifact(self._bytes, self._built, self._scheme, _evaluate)
-
-
-class _Compiled:
-    """One module and its function.
-
-    Raises:
-        UnsupportedError: IREE does not import or compile the model.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        import onnx
-        from iree import runtime
-
-        proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(data))
-        self._inputs = [value.name for value in proto.graph.input]
-        self._outputs = [value.name for value in proto.graph.output]
-        proto.graph.name = _MAIN
-        module = _module(proto)
-        self.nbytes = len(module)
-        context = runtime.SystemContext(config=runtime.Config("local-task"))
-        loaded = runtime.VmModule.copy_buffer(context.instance, module)
-        context.add_vm_module(loaded)
-        self._call = context.modules[loaded.name][_MAIN]
-
-    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name, in memory of their own.
-
-        Raises:
-            BackendError: IREE refuses the inputs, or fails on them.
-        """
-        try:
-            found = self._call(*(feeds[name] for name in self._inputs))
-        except Exception as error:  # noqa: BLE001 - its classes have no common base
-            raise BackendError(f"iree failed while it ran: {_line(error)}") from None
-        values = found if isinstance(found, tuple | list) else (found,)
-        # Copied: they may live in memory of the device that the next call reuses.
-        arrays = (np.array(value.to_host()) for value in values)
-        return dict(zip(self._outputs, arrays, strict=True))
-
-
-def _module(proto: onnx.ModelProto) -> bytes:
-    """The compiled model, from the cache if it was compiled before."""
-    file = _cache_file(proto)
-    if file.is_file():
-        return file.read_bytes()
-    import iree.compiler
-    from iree.compiler.extras import onnx_importer
-    from iree.compiler.ir import Context
-
-    imported = io.BytesIO()
-    try:
-        info = onnx_importer.ModelInfo(proto)
-        with Context() as context:
-            module = info.create_module(context=context).operation
-            importer = onnx_importer.NodeImporter
-            importer.define_function(info.main_graph, module).import_all()
-            module.verify()
-            module.write_bytecode(imported)
-        compiled: bytes = iree.compiler.compile_str(
-            imported.getvalue(),
-            input_type="onnx",
-            target_backends=["llvm-cpu"],
-            extra_args=list(_OPTIONS),
-        )
-    except Exception as error:
-        raise UnsupportedError(f"iree does not compile it: {_line(error)}") from error
-    write_bytes(file, compiled)
-    return compiled
-
-
-def _cache_file(proto: onnx.ModelProto) -> Path:
-    """Named by the graph, the compiler and the processor it compiles for."""
-    digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
-    for part in (version(_PACKAGE), *_OPTIONS, platform.machine(), *_processor()):
-        digest.update(part.encode())
-    return cache_folder() / "iree" / f"{digest.hexdigest()[:40]}.vmfb"
-
-
-def _processor() -> list[str]:
-    """What it says of itself; nothing where the system has no such file."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return sorted({line for line in lines if line.startswith(("flags", "model name"))})
-
-
-def _line(error: Exception) -> str:
-    """What the compiler says first of what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if "error:" in line), "")
-    return (told or " ".join(lines))[:400]
+        data = self._built.proto.SerializeToString()
+        return read_artifact(data, self._built, self._scheme, _evaluate)
 
 
 def _evaluate(data: bytes) -> dict[str, Array]:
-    return _Compiled(data)({})
+    """Outputs of a model without inputs: its codes and scales become the inputs.
+
+    Of a graph of nothing but constants the compiler would make no code to run.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    whole = onnx.ModelProto()
+    whole.ParseFromString(data)
+    model = without_stored_fp8(whole)
+    graph = model.graph
+    given = [t for t in graph.initializer if "/weight_" in t.name]
+    for tensor in given:
+        graph.initializer.remove(tensor)
+        graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        )
+    return open_model(model)([numpy_helper.to_array(tensor) for tensor in given])

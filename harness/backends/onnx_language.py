@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from harness.backends.protocol import Generated, Outputs, Request, Session
-from harness.models.language_onnx import END, PAST, PRESENT
+from harness.models.language_onnx import ENDS, PAST, PRESENT
 
 if TYPE_CHECKING:
     import onnx
@@ -30,10 +30,9 @@ def with_cache(session: Session, proto: onnx.ModelProto) -> Session:
         return session
     heads, width = (shapes[_FIRST].dim[axis].dim_value for axis in (1, 3))
     past = [name for name in shapes if name.startswith(PAST.partition("{")[0])]
-    end = {entry.key: entry.value for entry in proto.metadata_props}.get(END, "")
-    return OnnxLanguageSession(
-        session, past, heads=heads, width=width, end=int(end) if end else None
-    )
+    told = {entry.key: entry.value for entry in proto.metadata_props}
+    ends = tuple(map(int, told.get(ENDS, "").split()))
+    return OnnxLanguageSession(session, past, heads=heads, width=width, ends=ends)
 
 
 class OnnxLanguageSession:
@@ -44,7 +43,7 @@ class OnnxLanguageSession:
         past: inputs of keys and values, in the graph's order.
         heads: heads of keys and values.
         width: numbers a head.
-        end: the token that ends a reply; None: none does.
+        ends: tokens that end a reply; empty: none does.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class OnnxLanguageSession:
         *,
         heads: int,
         width: int,
-        end: int | None,
+        ends: Sequence[int],
     ) -> None:
         self._session: Any = session
         self._past = tuple(past)
@@ -62,7 +61,7 @@ class OnnxLanguageSession:
             PRESENT.partition("{")[0] + name.partition(".")[2] for name in past
         )
         self._shape = (heads, 0, width)
-        self._end = end
+        self._ends = ends
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -114,7 +113,7 @@ class OnnxLanguageSession:
         """Continue prompts, at most `batch` at a time."""
         from harness.backends.torch_generate import generate
 
-        return generate(self, requests, end=self._end, batch=batch)
+        return generate(self, requests, ends=self._ends, batch=batch)
 
     def new_cache(self) -> Any:
         """Keys and values of no token, as `torch_generate` and `kv_cache` use them."""

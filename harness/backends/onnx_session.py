@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from harness.backends.onnx_preflight import Kind
+from harness.backends.onnx_qnn import QNN, add_provider, register
 from harness.backends.protocol import Finding
 from harness.errors import BackendError, UnsupportedError, UsageError
 
@@ -33,6 +35,13 @@ class Settings:
     provider: str = ""
     #: Files of custom operators.
     libraries: tuple[str, ...] = ()
+    #: Options of that provider, where it is a plugin.
+    provider_options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fixed_shapes(self) -> bool:
+        """Whether a session is opened for the shapes of its inputs."""
+        return self.provider == QNN
 
 
 def providers(wanted: str = "") -> list[str]:
@@ -40,9 +49,12 @@ def providers(wanted: str = "") -> list[str]:
 
     Raises:
         UnsupportedError: this build of ONNX Runtime has not the one wanted.
+        MissingExtraError: it is a plugin that is not installed.
     """
     import onnxruntime
 
+    if wanted == QNN:
+        register()
     available = onnxruntime.get_available_providers()
     if wanted and wanted not in available:
         raise UnsupportedError(
@@ -102,12 +114,13 @@ def open_session(
             f"QUANTHARNESS_THREADS={threads!r}, but should be a whole number; 0: all"
         )
     options.intra_op_num_threads = int(threads or 0)
+    chosen: list[str] | None = None
+    if settings.provider == QNN:
+        add_provider(options, dict(settings.provider_options))
+    else:
+        chosen = providers(settings.provider)
     try:
-        return onnxruntime.InferenceSession(
-            data, options, providers=providers(settings.provider)
-        )
-    except UnsupportedError:
-        raise
+        return onnxruntime.InferenceSession(data, options, providers=chosen)
     except Exception as error:  # noqa: BLE001 - its classes have no common base
         text = " ".join(str(error).split())[:400]
         if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
@@ -148,6 +161,15 @@ def assignment(
             f"{wanted} runs 0 nodes, but should run most [others: {dict(counts)}]"
         )
     return dict(counts)
+
+
+def assigned_kinds(session: onnxruntime.InferenceSession) -> dict[str, Counter[str]]:
+    """Provider -> how many nodes of each kind it was given; the optimizer's own too."""
+    kinds: dict[str, Counter[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        found = kinds.setdefault(part.ep_name, Counter())
+        found.update(node.op_type for node in part.get_nodes())
+    return kinds
 
 
 def kernel_findings(kinds: Mapping[Kind, int]) -> list[Finding]:
@@ -195,6 +217,30 @@ def kernel_findings(kinds: Mapping[Kind, int]) -> list[Finding]:
                 )
             )
     return found
+
+
+@functools.cache
+def htp_precision(settings: Settings) -> str:
+    """In what QNN's HTP multiplies floats: "fp32", or "fp16" as an NPU does.
+
+    Asked once a process, which is as long as the answer holds: the plugin keeps the
+    processor that its first session named.
+    """
+    from onnx import helper, numpy_helper
+
+    ends = [helper.make_tensor_value_info(name, 1, [1, 1]) for name in "xy"]
+    weight = numpy_helper.from_array(np.ones((1, 1), np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    model = helper.make_model(
+        helper.make_graph([node], "probe", ends[:1], ends[1:], [weight]),
+        opset_imports=[helper.make_opsetid("", 21)],
+        ir_version=10,
+    )
+    x = np.full((1, 1), 1 + 2.0**-12, np.float32)
+    session = open_session(model.SerializeToString(), settings)
+    (found,) = call(session, None, {"x": x})
+    # An FP16 result comes back a last bit larger: 1.0000001.
+    return "fp32" if abs(float(found[0, 0]) - float(x[0, 0])) < 2.0**-22 else "fp16"
 
 
 def fp16_overflows() -> bool:

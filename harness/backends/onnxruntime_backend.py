@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 
 from harness.backends.onnx_artifact import read_artifact
-from harness.backends.onnx_build import support, unquantized, with_outputs
+from harness.backends.onnx_build import support, unquantized
 from harness.backends.onnx_language import with_cache
+from harness.backends.onnx_pool import Pool
+from harness.backends.onnx_qnn import QNN, refuses
 from harness.backends.onnx_session import (
+    CPU,
     CUDA,
     Optimization,
     Settings,
-    assignment,
+    assigned_kinds,
     call,
     device_of,
     evaluate,
     fp16_overflows,
-    open_session,
+    htp_precision,
     providers,
 )
 from harness.backends.protocol import (
@@ -49,22 +52,18 @@ from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
     from harness.schemes.onnx_qdq import QuantizedModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Models that show operators, at a time.
-_KEPT: Final = 2
-
-#: Variant -> execution provider, where the build of ONNX Runtime has it.
+#: Variant -> execution provider, where the build of ONNX Runtime has it; QNN's is a
+#: plugin, a package of its own.
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
-    "qnn": "QNNExecutionProvider",
     "vitisai": "VitisAIExecutionProvider",
 }
 
@@ -80,6 +79,7 @@ class OnnxRuntimeBackend:
             {"session.qdq_matmulnbits_accuracy_level": "1"}.
         provider: execution provider to ask for; "": CUDA's or the CPU's. One that is
             given no node is an error: it would be the CPU's result under its name.
+        provider_options: of a provider that is a plugin.
     """
 
     variants: ClassVar = {
@@ -91,6 +91,17 @@ class OnnxRuntimeBackend:
             name: Variant(summary=f"through {provider}", options={"provider": provider})
             for name, provider in PROVIDERS.items()
         },
+        "qnn": Variant(
+            summary="Qualcomm's HTP, which on x86 is a simulator",
+            options={"provider": QNN, "provider_options": {"backend_type": "htp"}},
+        ),
+        "qnn-x-elite": Variant(
+            summary="the HTP simulator as the NPU of a Snapdragon X Elite (v73)",
+            options={
+                "provider": QNN,
+                "provider_options": {"backend_type": "htp", "soc_model": "60"},
+            },
+        ),
     }
 
     def __init__(
@@ -101,11 +112,13 @@ class OnnxRuntimeBackend:
         optimization: Optimization = "all",
         config: Mapping[str, str] | None = None,
         provider: str = "",
+        provider_options: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.precision = precision
         entries = tuple((config or {}).items())
-        self.settings = Settings(optimization, entries, provider)
+        own = tuple((provider_options or {}).items())
+        self.settings = Settings(optimization, entries, provider, provider_options=own)
 
     def probe(self) -> Availability:
         """Whether onnxruntime and onnx are installed, and what they run on."""
@@ -115,7 +128,7 @@ class OnnxRuntimeBackend:
                 return Availability(available=False, reason=str(error))
         try:
             provider = providers(self.settings.provider)[0]
-        except UnsupportedError as error:
+        except (MissingExtraError, UnsupportedError) as error:
             return Availability(available=False, reason=str(error))
         except Exception as error:  # noqa: BLE001 - a broken install must not raise here
             return Availability(available=False, reason=f"does not import: {error}")
@@ -126,8 +139,13 @@ class OnnxRuntimeBackend:
     def supports(self, model: Model, scheme: Scheme) -> Support:
         """Build one output channel of every operator: what cannot be expressed says so.
 
-        Scales that a static scheme is calibrated with later count as given.
+        Scales that a static scheme is calibrated with later count as given. QNN is
+        asked for no more than its HTP takes.
         """
+        reason = refuses(scheme) if self.settings.provider == QNN else ""
+        if reason:
+            names = {operator.name: reason for operator in model.operators()}
+            return Support(supported=False, reason=reason, operators=names)
         return support(model, scheme)
 
     def preflight(self, model: Model) -> list[Finding]:
@@ -181,12 +199,6 @@ class OnnxRuntimeBackend:
         return unquantized(model, to_float16 if self.precision == "fp16" else None)
 
 
-def _make_room(models: dict[tuple[str, ...], Any]) -> None:
-    """Forget the oldest of the models that show operators: each holds all weights."""
-    while len(models) >= _KEPT:
-        models.pop(next(iter(models)))
-
-
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Weights in FP16, each decoded by a Cast to FP32.
 
@@ -233,13 +245,13 @@ class OnnxRuntimeSession:
         self._scheme = scheme
         self._settings = settings or Settings()
         self._bytes = built.proto.SerializeToString()
-        self._plain = open_session(self._bytes, self._settings)
+        self._pool = Pool(self._bytes, self._settings)
         #: Provider -> how many nodes it was given; empty when this build cannot say.
-        self.assignment = assignment(self._plain, self._settings.provider)
-        self._capturing: dict[tuple[str, ...], onnxruntime.InferenceSession] = {}
-        self._outputs = [value.name for value in self._plain.get_outputs()]
-        self._inputs = [value.name for value in self._plain.get_inputs()]
-        self._providers = self._plain.get_providers()
+        self.assignment = self._pool.assignment
+        first = self._pool.first
+        self._outputs = [value.name for value in first.get_outputs()]
+        self._inputs = [value.name for value in first.get_inputs()]
+        self._providers = first.get_providers()
         self._closed = False
 
     def run(
@@ -257,75 +269,77 @@ class OnnxRuntimeSession:
                 f"{missing}, but should be open with inputs {self._inputs}"
             )
         feeds = {name: np.ascontiguousarray(inputs[name]) for name in self._inputs}
-        if not capture:
-            start = time.perf_counter()
-            values = call(self._plain, None, feeds)
-            seconds = time.perf_counter() - start
-            return Outputs(
-                dict(zip(self._outputs, values, strict=True)), {"run": seconds}
-            )
-        return self._run_capturing(feeds, tuple(capture))
-
-    def _run_capturing(
-        self, feeds: Mapping[str, Array], names: tuple[str, ...]
-    ) -> Outputs:
-        tensors = {t for name in names for t in self._built.observed[name]} - set(feeds)
-        if names not in self._capturing:
-            _make_room(self._capturing)
-            self._capturing[names] = self._capture_session(tensors)
-        session = self._capturing[names]
+        shown = {t for name in capture for t in self._built.observed[name]}
+        session = self._pool.get(feeds, shown - set(feeds))
         wanted = [value.name for value in session.get_outputs()]
         start = time.perf_counter()
         values = dict(zip(wanted, call(session, wanted, feeds), strict=True))
         seconds = time.perf_counter() - start
         arrays = {name: values[name] for name in self._outputs}
-        for name in names:
+        for name in capture:
             x, y = self._built.observed[name]
             arrays[f"{name}/input"] = feeds[x] if x in feeds else values[x]
             arrays[name] = values[y]
         return Outputs(arrays, {"run": seconds})
 
-    def _capture_session(
-        self, tensors: Collection[str]
-    ) -> onnxruntime.InferenceSession:
-        return open_session(with_outputs(self._bytes, tensors), self._settings)
-
     def close(self) -> None:
         """Drop the sessions; closing twice does nothing."""
         if not self._closed:
             self._closed = True
-            self._capturing.clear()
-            del self._plain
+            self._pool.close()
 
     def arithmetic(self) -> Arithmetic:
         """float32 throughout: Q/DQ decode to it, and MatMul and Conv compute in it.
 
-        CUDA's MatMul and Conv round their inputs to TF32 unless told otherwise.
+        CUDA's MatMul and Conv round their inputs to TF32 unless told otherwise. QNN's
+        HTP multiplies decoded weights and inputs as floats too, because a scheme says
+        nothing of outputs; as an NPU that has no float32 it rounds them, and the
+        result, to FP16. What it does is asked of it, each time.
         """
         on_cuda = CUDA in self.assignment or self._providers[0] == CUDA
         accumulate = "tf32" if on_cuda else "fp32"
+        stored = "fp32"
+        if self._settings.provider == QNN:
+            stored = htp_precision(self._settings)
         packed = [name for name, tensor in self._built.weights.items() if not tensor]
         if self._scheme is None:
             detail = f"weights stored in {self._precision}, computed in fp32"
         elif packed:
             detail = f"MatMulNBits on packed INT4: {len(packed)} operators"
         else:
-            detail = "low-precision weights decoded in the graph, fp32 arithmetic"
+            detail = f"low-precision weights decoded in the graph, {stored} arithmetic"
         others = len(self._built.weights) - len(packed)
         return Arithmetic(
             accumulate=accumulate,
+            output=stored,
+            operands=stored,
             execution="emulated" if not packed else "mixed" if others else "native",
             detail=f"{detail}; {self._where()}",
         )
 
     def _where(self) -> str:
-        """Providers with the number of nodes that each was given."""
+        """Providers with the number of nodes that each was given.
+
+        Beside a provider that was asked for, the kinds that stayed with the CPU.
+        """
         if not self.assignment:
             return f"providers {', '.join(self._providers)}"
-        return ", ".join(f"{name} {n} nodes" for name, n in self.assignment.items())
+        shown = [f"{name} {n} nodes" for name, n in self.assignment.items()]
+        kept = assigned_kinds(self._pool.first).get(CPU)
+        if kept and self._settings.provider not in ("", CPU):
+            shown.append(f"on the CPU {', '.join(sorted(kept))}")
+        return ", ".join(shown)
 
     def precision_report(self) -> dict[str, Any]:
         """What this precision really was, as a probe found it."""
+        if self._settings.provider == QNN:
+            computed = htp_precision(self._settings)
+            return {
+                "stored": self._precision,
+                "computed": computed,
+                "probe": "(1 + 2**-12) * 1 on the HTP",
+                "statement": f"{computed.upper()} arithmetic on the HTP",
+            }
         overflowed = fp16_overflows()
         fp16 = self._precision == "fp16"
         return {

@@ -139,11 +139,10 @@ class TorchSession:
         if not hasattr(self._module, "step"):
             raise UnsupportedError("the model is no language model: nothing to reply")
         self._wanted = frozenset()
-        config = self._module.model.config
         return generate(
             self._module,
             requests,
-            end=config.eos_token_id,
+            ends=self._module.ends,
             batch=batch,
             device=self._device,
         )

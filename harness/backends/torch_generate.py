@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ def generate(
     module: Any,
     requests: Sequence[Request],
     *,
-    end: int | None,
+    ends: Collection[int],
     batch: int,
     device: str = "cpu",
 ) -> dict[str, Generated]:
@@ -63,14 +63,14 @@ def generate(
     Args:
         module: with `new_cache` and `step`, see `harness.models.language`.
         requests: prompts with at least one token each.
-        end: the token that ends a reply; None: none does.
+        ends: tokens that end a reply; empty: none does.
         batch: most prompts at a time.
         device: where the module is.
     """
     found: dict[str, Generated] = {}
     for group in _groups(requests, batch):
         with torch.inference_mode():
-            _run(module, group, end, device)
+            _run(module, group, ends, device)
         for row in group:
             found[row.request.name] = Generated(
                 tokens=np.array(row.tokens, dtype=np.int64),
@@ -117,7 +117,7 @@ def _read(
     return module.step(ids, mask, cache), mask, cache
 
 
-def _run(module: Any, group: list[_Row], end: int | None, device: str) -> None:
+def _run(module: Any, group: list[_Row], ends: Collection[int], device: str) -> None:
     read = [_read(module, part, device) for part in _readings(group)]
     logits = torch.cat([entry[0] for entry in read])
     mask = padded_on_the_left([entry[1] for entry in read], axis=1)
@@ -130,7 +130,7 @@ def _run(module: Any, group: list[_Row], end: int | None, device: str) -> None:
         for row, token, p in zip(alive, chosen, probability, strict=True):
             row.tokens.append(token)
             row.probabilities.append(p)
-            row.ended = token == end
+            row.ended = token in ends
         left = [i for i, row in enumerate(alive) if not row.done]
         if not left:
             return

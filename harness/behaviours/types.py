@@ -78,3 +78,6 @@ class BehaviourKind:
     reads: Literal["outputs", "replies"] = "outputs"
     #: Whether a case's answer depends on what other cases there are.
     among_cases: bool = False
+    #: Whether the reference's own answer is what is right: nothing can be gained then,
+    #: and whatever changes something loses something.
+    relative: bool = False

@@ -373,6 +373,9 @@ def _behaviours(context: Context, run: TargetRun) -> tuple[BehaviourEvidence, ..
                 answers={c: (recorded[c].text, target[c].text) for c in cases},
                 margin=by_name[name].margin,
                 clusters=clusters_of(_tags(context), cases),
+                relative=getattr(
+                    context.behaviours[by_name[name].kind], "relative", False
+                ),
             )
         )
     return tuple(found)

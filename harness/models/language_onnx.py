@@ -6,7 +6,7 @@ and values come in as inputs and go out, longer, as outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Inputs and outputs of keys and values, by layer.
-#: Metadata of the graph: the token that ends a reply.
-END: Final = "quantharness.end"
+#: Metadata of the graph: the tokens that end a reply, with spaces between.
+ENDS: Final = "quantharness.ends"
 PAST: Final = "past.{}.{}"
 PRESENT: Final = "present.{}.{}"
 _BOTH: Final = ("key", "value")
@@ -73,7 +73,7 @@ def cached_form(model: LanguageModel, config: Mapping[str, Any]) -> TorchModel:
     )
 
 
-def described(form: TorchModel, *, end: int | None) -> onnx.ModelProto:
+def described(form: TorchModel, *, ends: Sequence[int]) -> onnx.ModelProto:
     """The exported form; it says what is fixed of its cache, and what ends a reply.
 
     Raises:
@@ -86,8 +86,7 @@ def described(form: TorchModel, *, end: int | None) -> onnx.ModelProto:
             for axis in (1, 3):
                 size = form.example[value.name].shape[axis]
                 value.type.tensor_type.shape.dim[axis].dim_value = size
-    if end is not None:
-        proto.metadata_props.add(key=END, value=str(end))
+    proto.metadata_props.add(key=ENDS, value=" ".join(map(str, ends)))
     return proto
 
 

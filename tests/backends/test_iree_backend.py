@@ -1,75 +1,251 @@
-"""IREE; what needs its environment runs where that was made."""
+"""IREE as a backend: what it compiles, shows, declares and refuses."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import importlib.util
+import math
 
+import numpy as np
+import onnx
+import onnx.reference
 import pytest
+from onnx import helper, numpy_helper
 
-from harness.backends.iree_backend import IreeBackend
+from harness.backends.onnx_tables import without_stored_fp8
+from harness.backends.protocol import Backend, Session
 from harness.backends.registry import load_registry
-from harness.cli.main import main
-from harness.models.types import Operator
-from harness.schemes.catalogue import SCHEMES, scheme_by_name
+from harness.compare.explained import Explained, weight_evidence
+from harness.errors import BackendError, UnsupportedError, UsageError
+from harness.judge.statistics.quadratic import energy_factor
+from harness.models.onnx_model import OnnxModel
+from harness.schemes.catalogue import SCHEMES
+from harness.schemes.onnx_qdq import build
 
-REASON = IreeBackend().probe().reason
-needs_iree = pytest.mark.skipif(bool(REASON), reason=f"iree: {REASON}")
-
-
-class Linear:
-    """A model of one layer."""
-
-    name = "one"
-
-    def operators(self):
-        import numpy as np
-
-        weight = np.ones((4, 64), np.float32)
-        return (Operator(name="fc", kind="linear", weight=weight),)
+installed = pytest.mark.skipif(
+    importlib.util.find_spec("iree") is None, reason="IREE is not installed: extra iree"
+)
+#: Inputs that are cast to FP8, for which the importer has no type.
+CAST = {"fp8_e4m3", "fp8_e4m3_static", "mxfp8", "nvfp4"}
+#: Compiled for some seconds each.
+slow = pytest.mark.quant_slow
 
 
-def test_without_its_environment_it_says_what_makes_one(tmp_path, monkeypatch):
-    """One command."""
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Conv -> Relu -> MatMul + bias."""
+    rng = np.random.default_rng(5)
+    weights = {"w": (32, 24, 3), "b": (32,), "fc": (256, 48), "fb": (48,)}
+    tensors = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in weights.items()
+    ]
+    tensors.append(numpy_helper.from_array(np.array([-1, 256], np.int64), "shape"))
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["a"], "conv", pads=[1, 1]),
+        helper.make_node("Relu", ["a"], ["r"], "relu"),
+        helper.make_node("Reshape", ["r", "shape"], ["d"], "reshape"),
+        helper.make_node("MatMul", ["d", "fc"], ["e"], "linear"),
+        helper.make_node("Add", ["e", "fb"], ["y"], "add"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["n", 24, 8])],
+        [helper.make_tensor_value_info("y", 1, ["m", 48])],
+        tensors,
+    )
+    opset = [helper.make_opsetid("", 21)]
+    path = tmp_path_factory.mktemp("model") / "small.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    return OnnxModel(path)
+
+
+@pytest.fixture
+def x():
+    """Eight samples."""
+    return np.random.default_rng(6).standard_normal((8, 24, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def iree(tmp_path, monkeypatch):
+    """The backend, with a cache folder of its own."""
     monkeypatch.setenv("QUANTHARNESS_CACHE", str(tmp_path))
+    return load_registry().backend("iree")
 
-    found = IreeBackend().probe()
+
+def calibrated(name):
+    """The scheme; a static one for inputs up to 4 of the convolution's kind."""
+    amax = {"conv": 4.0, "linear": 30.0}
+    return dataclasses.replace(SCHEMES[name], calibration=amax)
+
+
+def beyond(backend, model, scheme, x):
+    """Unexplained drift of each operator, in units of its limit."""
+    operators = {operator.name: operator for operator in model.operators()}
+    session = backend.load(model, scheme)
+    outputs = session.run({"x": x}, capture=list(operators))
+    explained = Explained(scheme, session.arithmetic())
+    for name, operator in operators.items():
+        explained.add(operator, outputs[f"{name}/input"], outputs[name])
+    return {
+        entry.operator: math.sqrt(entry.residual_sq / entry.explained_sq)
+        / energy_factor(0.001)
+        for entry in explained.result()
+    }
+
+
+def test_where_it_is_missing_the_probe_names_the_extra(iree, monkeypatch):
+    """And raises nothing."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+
+    found = iree.probe()
 
     assert not found.available
-    assert "`quantharness setup iree`" in found.reason
-    assert load_registry().environment("iree") == {}
+    assert "quantharness[iree]" in found.reason
 
 
-@pytest.mark.parametrize("scheme", sorted(SCHEMES))
-def test_what_holds_fp8_is_unsupported(scheme):
-    """Elements or scales: its importer of ONNX has no such type."""
-    found = IreeBackend().supports(Linear(), scheme_by_name(scheme))
-
-    fp8 = "fp8" in scheme or "nvfp4" in scheme
-    assert found.supported != fp8
-    assert ("FP8" in found.reason) == fp8
+@installed
+def test_it_is_a_backend_and_its_session_a_session(iree, model):
+    """Both protocols."""
+    assert isinstance(iree, Backend)
+    assert iree.probe().available
+    assert isinstance(iree.load(model, None), Session)
 
 
-def levels(capsys, *schemes):
-    """Conformance levels, and what was found, in its own environment."""
-    chosen = [f"--scheme={name}" for name in schemes]
-    code = main(["conformance", "--backend", "iree", "--json", *chosen])
-    found = json.loads(capsys.readouterr().out)["schemes"]
-    return code, {entry["scheme"]: entry for entry in found}
+@installed
+@slow
+@pytest.mark.parametrize("name", sorted(set(SCHEMES) - CAST))
+def test_every_operator_is_explained(iree, model, x, name):
+    """Both operators, observed under the names that every backend uses."""
+    found = beyond(iree, model, calibrated(name), x)
+
+    assert {"conv", "linear"} == set(found)
+    assert max(found.values()) < 1
 
 
-@needs_iree
-@pytest.mark.quant_slow
-def test_it_conforms_where_no_nan_is_clipped(capsys):
-    """Integers, and FP4 weights that are unpacked in the graph."""
-    code, found = levels(capsys, "int8", "int4", "mxfp4_weight_only")
+@installed
+def test_wrong_scales_are_unexplained(iree, model, x):
+    """The check above fails where the weights are another scheme's."""
+    scheme = calibrated("int8_weight_only")
+    built = iree.build(model, scheme)
+    for tensor in built.proto.graph.initializer:
+        if "linear/quantized/weight_scale" in tensor.name:
+            scales = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(scales * 1.01, tensor.name))
+    session = iree.open_built(built, scheme)
+    outputs = session.run({"x": x}, capture=["linear"])
+    explained = Explained(scheme, session.arithmetic())
+    operator = next(o for o in model.operators() if o.name == "linear")
+    explained.add(operator, outputs["linear/input"], outputs["linear"])
 
-    assert code == 0
-    assert {entry["level"] for entry in found.values()} == {"emulated"}
+    (entry,) = explained.result()
+
+    assert entry.residual_sq > 1e4 * entry.explained_sq
 
 
-@needs_iree
-@pytest.mark.quant_slow
-@pytest.mark.xfail(strict=True, reason="IREE 3.13.0: Min of NaN and 6 is 6")
-def test_nan_stays_nan(capsys):
-    """An input of NaN gives NaN, whatever it is rounded to: docs/deviations.md."""
-    assert levels(capsys, "mxfp4")[0] == 0
+@installed
+@pytest.mark.parametrize("name", sorted(CAST))
+def test_a_cast_to_fp8_is_unsupported(iree, model, name):
+    """Found out by compiling one; the reason names the type."""
+    found = iree.supports(model, SCHEMES[name])
+
+    assert not found.supported
+    assert "has no ONNX Cast to FLOAT8E4M3FN" in found.reason
+
+
+@installed
+@slow
+@pytest.mark.parametrize("name", ["fp8_weight_only", "nvfp4_weight_only", "int8"])
+def test_the_artifact_is_decoded_by_iree_to_the_last_bit(iree, model, name):
+    """FP8 codes, packed FP4 with FP8 scales, INT8."""
+    scheme = calibrated(name)
+    artifact = iree.load(model, scheme).artifact()
+
+    for operator in model.operators():
+        evidence = weight_evidence(operator, scheme, artifact.weights[operator.name])
+        assert evidence.found == scheme.weights.format
+        assert evidence.unexplained == 0
+
+
+@installed
+def test_what_was_compiled_is_found_again(iree, model, x, monkeypatch):
+    """The same model is not compiled twice; the folder is held to its size."""
+    from harness.backends import iree_module
+
+    first = iree.load(model, None).run({"x": x})
+    compiled = []
+    monkeypatch.setattr(iree_module, "_compile", compiled.append)
+
+    again = iree.load(model, None).run({"x": x})
+
+    assert np.array_equal(first["y"], again["y"])
+    assert not compiled
+    folder = iree_module.cache_folder() / "iree"
+    assert len(list(folder.iterdir())) == 1
+    monkeypatch.setattr(iree_module, "_CACHED", 0)
+    iree_module._forget_oldest(folder)
+    assert not list(folder.iterdir())
+
+
+@installed
+def test_static_compiles_for_each_shape(model, x, tmp_path, monkeypatch):
+    """The variant gives the same numbers, for any batch, captures included."""
+    monkeypatch.setenv("QUANTHARNESS_CACHE", str(tmp_path))
+    registry = load_registry()
+    static = registry.backend("iree@static").load(model, None)
+    plain = registry.backend("iree").load(model, None)
+
+    for batch in (8, 2):
+        found = static.run({"x": x[:batch]}, capture=["linear"])
+        wanted = plain.run({"x": x[:batch]}, capture=["linear"])
+        assert np.allclose(found["y"], wanted["y"], rtol=1e-5, atol=1e-4)
+        assert np.array_equal(found["linear"], found["y"])
+    assert "each combination of shapes" in static.arithmetic().detail
+
+
+@installed
+def test_misuse_raises(iree, model, x):
+    """Missing inputs, wrong shapes, unknown operators, a closed session."""
+    session = iree.load(model, None)
+    for inputs, capture in (
+        ({}, []),
+        ({"x": x[:, :-1]}, []),
+        ({"x": x[0]}, []),
+        ({"x": x}, ["no such operator"]),
+    ):
+        with pytest.raises(BackendError):
+            session.run(inputs, capture=capture)
+    session.close()
+    session.close()
+    with pytest.raises(BackendError):
+        session.run({"x": x})
+
+
+@installed
+def test_another_precision_and_a_wrong_thread_count_are_refused(
+    iree, model, monkeypatch
+):
+    """FP16 models are not something this backend makes."""
+    iree.precision = "fp16"
+    with pytest.raises(UnsupportedError, match="fp16"):
+        iree.load(model, None)
+    iree.precision = "fp32"
+    monkeypatch.setenv("QUANTHARNESS_THREADS", "many")
+    with pytest.raises(UsageError, match="QUANTHARNESS_THREADS"):
+        iree.load(model, None)
+
+
+@pytest.mark.parametrize("name", ["fp8_weight_only", "mxfp8_weight_only"])
+def test_stored_fp8_read_through_a_table_is_the_same(model, x, name):
+    """No FP8 type is left, and the specification's evaluator gives the same bits."""
+    proto = build(model.onnx(), SCHEMES[name], contributed=False).proto
+
+    plain = without_stored_fp8(proto)
+
+    evaluate = onnx.reference.ReferenceEvaluator
+    assert 17 in {tensor.data_type for tensor in proto.graph.initializer}
+    assert 17 not in {tensor.data_type for tensor in plain.graph.initializer}
+    assert np.array_equal(
+        evaluate(proto).run(None, {"x": x})[0], evaluate(plain).run(None, {"x": x})[0]
+    )

@@ -300,7 +300,7 @@ def test_the_provider_that_was_asked_for_runs_the_nodes(model, monkeypatch):
 
     monkeypatch.setattr(onnx_session, "providers", lambda _: ["Other"])
     with pytest.raises(BackendError, match="Other runs 0 nodes"):
-        onnx_session.assignment(session._plain)
+        onnx_session.assignment(session._pool.first)
 
 
 def test_a_provider_that_claims_nothing_is_an_error(model):
