@@ -37,7 +37,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _WEIGHTS: Final = frozenset(
     {"fp8_e4m3", "fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz", "int8", "int4"}
-    | {"mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4"}
+    | {"mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4", "bfp16"}
 )
 
 

@@ -17,8 +17,8 @@ from harness.schemes.catalogue import SCHEMES
 
 #: In the order that messages list them.
 SHIPPED = (
-    *("analog", "llama.cpp", "onnx-reference", "onnxruntime", "openvino"),
-    *("torch", "torch-compile"),
+    *("analog", "iree", "llama.cpp", "onnx-reference", "onnxruntime", "openvino"),
+    *("quark", "tensorrt", "torch", "torch-compile"),
 )
 
 
