@@ -17,7 +17,7 @@ from harness.schemes.catalogue import SCHEMES
 
 #: In the order that messages list them.
 SHIPPED = (
-    *("analog", "llama.cpp", "onnx-reference", "onnxruntime", "openvino"),
+    *("analog", "iree", "llama.cpp", "onnx-reference", "onnxruntime", "openvino"),
     *("torch", "torch-compile"),
 )
 
