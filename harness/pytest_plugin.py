@@ -196,7 +196,8 @@ class CheckItem(pytest.Item):
         Raises:
             VerdictError: the check's verdict fails, or nothing could be judged.
         """
-        judgement = self.config.stash[_RUNS].judgement(self)
+        runs = self.config.stash[_RUNS]
+        judgement = runs.judgement(self)
         for name, entry in judgement.measurements.items():
             self.user_properties.append((name, float(entry.value)))
         self.user_properties.append((_SUMMARY, judgement.name))
@@ -205,7 +206,8 @@ class CheckItem(pytest.Item):
         if found is None:
             _without_check(judgement, self.check)
         elif found.verdict.fails or found.verdict.infrastructure:
-            raise VerdictError(_message(judgement, found))
+            since = runs.elsewhere.get(judgement.suite, "")
+            raise VerdictError(_message(judgement, found, since))
         elif str(found.verdict) == "unsupported":
             _unsupported(judgement, found.reason)
 
@@ -244,7 +246,7 @@ def _unsupported(judgement: Judgement, reason: str) -> None:
     pytest.skip(reason)
 
 
-def _message(judgement: Judgement, found: CheckResult) -> str:
+def _message(judgement: Judgement, found: CheckResult, elsewhere: str) -> str:
     lines = [f"{judgement.name}: {found.verdict}", found.reason]
     lines += [
         f"operator {entry.name}: unexplained={entry.unexplained:.3g}, "
@@ -252,6 +254,8 @@ def _message(judgement: Judgement, found: CheckResult) -> str:
         for entry in judgement.operators
         if entry.guilty and found.check == "explained"
     ][:5]
+    if elsewhere:
+        lines.append(f"since its golden was recorded: {elsewhere}")
     return "\n".join([*lines, judgement.command])
 
 
@@ -261,6 +265,8 @@ class _Runs:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self._done: dict[tuple[Path, str], Judgement] = {}
+        #: Suite -> what differs from where its golden was recorded.
+        self.elsewhere: dict[str, str] = {}
 
     def judgement(self, item: CheckItem) -> Judgement:
         """The judgement of an item's target."""
@@ -277,6 +283,7 @@ class _Runs:
     def _run(self, suite: Suite, chosen: set[str]) -> None:
         from harness.execution.api import environment_differences, run_targets
         from harness.reports.artifacts import write_artifacts
+        from harness.reports.wording import elsewhere
 
         options = self.config.option
         self._record(suite)
@@ -287,6 +294,7 @@ class _Runs:
             out=Path(out) / suite.name if out else None,
             baseline=options.quant_baseline,
         )
+        self.elsewhere[suite.name] = elsewhere(report, suite.name)
         if out:
             changed = environment_differences(report, options.quant_baseline)
             write_artifacts(report, Path(report.folder), differences=changed)

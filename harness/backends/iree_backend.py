@@ -2,19 +2,20 @@
 
 It shares no kernel and no optimizer with the other engines. Its importer has no FP8
 element type; operators outside the ONNX specification are not there either, so INT4 is
-stored in plain operators.
+stored in plain operators. It lives in an environment of its own: `quantharness setup
+iree`.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from harness.backends.environments import interpreter, is_inside, read_lock
 from harness.backends.iree_module import Module, casts, open_model
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
@@ -29,7 +30,7 @@ from harness.backends.protocol import (
     Support,
     Variant,
 )
-from harness.errors import BackendError, MissingExtraError, UnsupportedError
+from harness.errors import BackendError, UnsupportedError
 from harness.models.types import Model
 from harness.numerics import find_format
 from harness.schemes.onnx_activations import FP8_TYPES
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+ENVIRONMENT: Final = "iree"
+_PACKAGE: Final = "iree-base-compiler"
 #: Compiled models at a time, beside the plain one: each holds all weights.
 _KEPT: Final = 4
 
@@ -54,7 +57,8 @@ class IreeBackend:
             of shapes worked out before.
     """
 
-    variants: Final = {
+    own_environment: ClassVar = ENVIRONMENT
+    variants: ClassVar = {
         "static": Variant(
             summary="compiled for each combination of input shapes",
             options={"static": True},
@@ -69,17 +73,26 @@ class IreeBackend:
         self.static = static
 
     def probe(self) -> Availability:
-        """Whether the compiler, the runtime and onnx are installed."""
-        for module in ("iree.compiler", "iree.runtime", "onnx"):
-            try:
-                found = importlib.util.find_spec(module)
-            except ModuleNotFoundError:
-                found = None
-            if found is None:
-                error = MissingExtraError(module, "iree")
-                return Availability(available=False, reason=str(error))
+        """Whether its environment was made; inside it, whether IREE works."""
+        lock = read_lock(ENVIRONMENT)
+        if not is_inside(ENVIRONMENT):
+            made = interpreter(ENVIRONMENT) is not None
+            return Availability(
+                available=made,
+                version=lock.version(_PACKAGE) if made else "",
+                device="cpu llvm" if made else "",
+                reason=""
+                if made
+                else f"not set up; `quantharness setup {ENVIRONMENT}` makes its "
+                f"environment ({lock.size})",
+            )
+        try:
+            import iree.compiler
+            import iree.runtime  # noqa: F401
+        except Exception as error:  # noqa: BLE001 - a broken install must not raise here
+            return Availability(available=False, reason=f"does not import: {error}")
         return Availability(
-            available=True, version=version("iree-base-compiler"), device="cpu llvm"
+            available=True, version=version(_PACKAGE), device="cpu llvm"
         )
 
     def supports(self, model: Model, scheme: Scheme) -> Support:

@@ -28,11 +28,18 @@ Evaluate = Callable[[bytes], Mapping[str, Array]]
 _FLOAT: Final = 1
 _UINT8: Final = 2
 _FLOAT8: Final = (17, 18, 19, 20)
+#: Operators that round, beside casts; the last two are Quark's.
+_ROUNDING: Final = (
+    "QuantizeLinear",
+    "Round",
+    "MXQuantizeDequantize",
+    "BFPQuantizeDequantize",
+)
 
 #: ONNX element type of stored codes -> what is shown, and the elements it can hold.
 _STORED: Final[Mapping[int, tuple[str, tuple[str, ...]]]] = {
     1: ("float32", ()),
-    2: ("uint8, two 4-bit codes a byte", ("fp4_e2m1", "int4", "nf4")),
+    2: ("uint8, two 4-bit codes a byte", ("fp4_e2m1", "int4", "nf4", "fp8_e1m6")),
     3: ("int8", ("int8",)),
     17: ("float8_e4m3fn", ("fp8_e4m3",)),
     18: ("float8_e4m3fnuz", ("fp8_e4m3fnuz",)),
@@ -73,7 +80,7 @@ def read_artifact(
         value = decoded[name] if name else _unpack(producers, nodes[operator], tensors)
         weights[operator] = QuantizedTensor(
             format=_format(codes.data_type, scheme.weights.format),
-            stored_as=_STORED[codes.data_type][0],
+            stored_as=_stored_as(codes.data_type, scheme.weights.format),
             scales=_scales(next(t for t in own if "/weight_scale" in t.name)),
             decoded=value.T if operator in built.transposed and name else value,
             nbytes=sum(len(tensor.raw_data) for tensor in own),
@@ -92,6 +99,12 @@ def _format(data_type: int, wanted: str) -> str:
     fmt = find_format(wanted)
     shown, holds = _STORED[data_type]
     return wanted if (fmt.element or fmt.name) in holds else shown
+
+
+def _stored_as(data_type: int, wanted: str) -> str:
+    """The element type, for people: 8-bit codes that ONNX has no type for are bytes."""
+    plain = data_type == _UINT8 and find_format(wanted).bits == 8
+    return "uint8" if plain else _STORED[data_type][0]
 
 
 def _scales(tensor: onnx.TensorProto) -> Array:
@@ -179,7 +192,7 @@ def _input_is_quantized(
             continue
         found = producers[name]
         to_float8 = found.op_type == "Cast" and attributes(found)["to"] in _FLOAT8
-        if found.op_type in ("QuantizeLinear", "Round") or to_float8:
+        if found.op_type in _ROUNDING or to_float8:
             return True
         waiting.extend(found.input)
     return False

@@ -12,19 +12,28 @@ from harness.schemes.types import Scheme
 if TYPE_CHECKING:
     import onnx
 
-    from harness.schemes.onnx_qdq import QuantizedModel
+    from harness.schemes.onnx_qdq import QuantizedModel, QuantizeInput
 
 
-def support(model: Model, scheme: Scheme) -> Support:
-    """Whether plain ONNX operators express the scheme, operator by operator.
+def support(
+    model: Model, scheme: Scheme, quantize_input: QuantizeInput | None = None
+) -> Support:
+    """Whether ONNX operators express the scheme, operator by operator.
 
-    One output channel of every operator is built: what cannot be expressed says so.
+    `quantize_input` stands for plain ones that round inputs. One output channel of
+    every operator is built: what cannot be expressed says so.
     Scales that a static scheme is calibrated with later count as given.
     """
     from harness.schemes.onnx_qdq import expressible
 
+    if scheme.kv_cache is not None:
+        return Support(
+            supported=False,
+            reason="keys and values go in and out of the graph as float32: a scheme "
+            "with `kv_cache` runs on torch",
+        )
     operators = model.operators()
-    reasons = expressible(operators, scheme)
+    reasons = expressible(operators, scheme, quantize_input)
     if not reasons:
         return Support(supported=True)
     first, reason = next(iter(reasons.items()))

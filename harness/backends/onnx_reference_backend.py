@@ -17,12 +17,14 @@ import numpy as np
 
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized
+from harness.backends.onnx_language import with_cache
 from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
     Finding,
     Outputs,
+    Session,
     Support,
 )
 from harness.errors import BackendError, MissingExtraError, UnsupportedError
@@ -74,7 +76,7 @@ class OnnxReferenceBackend:
                 found.append(Finding("missing", kind.title, count, _line(error)))
         return found
 
-    def load(self, model: Model, scheme: Scheme | None) -> OnnxReferenceSession:
+    def load(self, model: Model, scheme: Scheme | None) -> Session:
         """Build the graph.
 
         Raises:
@@ -85,8 +87,8 @@ class OnnxReferenceBackend:
                 raise UnsupportedError(
                     f"onnx-reference does not run models in {self.precision}"
                 )
-            return OnnxReferenceSession(unquantized(model))
-
+            plain = unquantized(model)
+            return with_cache(OnnxReferenceSession(plain), plain.proto)
         return self.open_built(self.build(model, scheme), scheme)
 
     def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
@@ -99,9 +101,9 @@ class OnnxReferenceBackend:
 
         return build(model.onnx(), scheme, contributed=False)
 
-    def open_built(self, built: QuantizedModel, scheme: Scheme) -> OnnxReferenceSession:
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> Session:
         """Load a model that was built already."""
-        return OnnxReferenceSession(built, scheme)
+        return with_cache(OnnxReferenceSession(built, scheme), built.proto)
 
 
 class OnnxReferenceSession:
@@ -177,14 +179,15 @@ class OnnxReferenceSession:
         """Weights as the evaluator itself decodes them from the built model."""
         assert self._scheme is not None  # sanity check
         data = self._built.proto.SerializeToString()
-        return read_artifact(data, self._built, self._scheme, _evaluate)
+        return read_artifact(data, self._built, self._scheme, evaluate)
 
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _evaluate(data: bytes) -> dict[str, Array]:
+def evaluate(data: bytes) -> dict[str, Array]:
+    """Outputs of a model without inputs, by name."""
     import onnx
     from onnx.reference import ReferenceEvaluator
 

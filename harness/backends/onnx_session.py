@@ -33,6 +33,8 @@ class Settings:
     config: tuple[tuple[str, str], ...] = ()
     #: Execution provider to ask for; "": CUDA's where there is one, else the CPU's.
     provider: str = ""
+    #: Files of custom operators.
+    libraries: tuple[str, ...] = ()
     #: Options of that provider, where it is a plugin.
     provider_options: tuple[tuple[str, str], ...] = ()
 
@@ -104,6 +106,8 @@ def open_session(
     if settings.optimization == "off":
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_DISABLE_ALL
+    for library in settings.libraries:
+        options.register_custom_ops_library(library)
     threads = os.environ.get("QUANTHARNESS_THREADS", "")
     if threads and not threads.isdecimal():
         raise UsageError(

@@ -16,6 +16,7 @@ import numpy as np
 
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized
+from harness.backends.onnx_language import with_cache
 from harness.backends.onnx_pool import Pool
 from harness.backends.onnx_qnn import QNN, refuses
 from harness.backends.onnx_session import (
@@ -37,6 +38,7 @@ from harness.backends.protocol import (
     Availability,
     Finding,
     Outputs,
+    Session,
     Support,
     Variant,
 )
@@ -116,7 +118,7 @@ class OnnxRuntimeBackend:
         self.precision = precision
         entries = tuple((config or {}).items())
         own = tuple((provider_options or {}).items())
-        self.settings = Settings(optimization, entries, provider, own)
+        self.settings = Settings(optimization, entries, provider, provider_options=own)
 
     def probe(self) -> Availability:
         """Whether onnxruntime and onnx are installed, and what they run on."""
@@ -157,7 +159,7 @@ class OnnxRuntimeBackend:
             *dynamic_inputs(proto, model.batch_axes),
         ]
 
-    def load(self, model: Model, scheme: Scheme | None) -> OnnxRuntimeSession:
+    def load(self, model: Model, scheme: Scheme | None) -> Session:
         """Build and load.
 
         Raises:
@@ -166,7 +168,8 @@ class OnnxRuntimeBackend:
         """
         if scheme is None:
             built = self._unquantized(model)
-            return OnnxRuntimeSession(built, self.precision, settings=self.settings)
+            session = OnnxRuntimeSession(built, self.precision, settings=self.settings)
+            return with_cache(session, built.proto)
         return self.open_built(self.build(model, scheme), scheme)
 
     def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
@@ -179,13 +182,14 @@ class OnnxRuntimeBackend:
 
         return build(model.onnx(), scheme)
 
-    def open_built(self, built: QuantizedModel, scheme: Scheme) -> OnnxRuntimeSession:
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> Session:
         """Load a model that was built already.
 
         Raises:
             BackendError: the model does not load, or runs elsewhere than asked for.
         """
-        return OnnxRuntimeSession(built, "fp32", scheme, settings=self.settings)
+        session = OnnxRuntimeSession(built, "fp32", scheme, settings=self.settings)
+        return with_cache(session, built.proto)
 
     def _unquantized(self, model: Model) -> QuantizedModel:
         if self.precision not in ("fp32", "fp16"):

@@ -19,6 +19,7 @@ import numpy as np
 
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
+from harness.backends.onnx_language import with_cache
 from harness.backends.openvino_model import (
     compile_model,
     constants,
@@ -33,6 +34,7 @@ from harness.backends.protocol import (
     Availability,
     Finding,
     Outputs,
+    Session,
     Support,
     Variant,
 )
@@ -131,7 +133,7 @@ class OpenVinoBackend:
             *dynamic_inputs(proto, model.batch_axes),
         ]
 
-    def load(self, model: Model, scheme: Scheme | None) -> OpenVinoSession:
+    def load(self, model: Model, scheme: Scheme | None) -> Session:
         """Build and compile.
 
         Raises:
@@ -144,7 +146,8 @@ class OpenVinoBackend:
                     f"openvino does not run models in {self.precision}"
                 )
             pinned = _PINNED | {"INFERENCE_PRECISION_HINT": _HINTS[self.precision]}
-            return OpenVinoSession(unquantized(model), pinned)
+            plain = unquantized(model)
+            return with_cache(OpenVinoSession(plain, pinned), plain.proto)
         return self.open_built(self.build(model, scheme), scheme)
 
     def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
@@ -157,13 +160,14 @@ class OpenVinoBackend:
 
         return build(model.onnx(), scheme)
 
-    def open_built(self, built: QuantizedModel, scheme: Scheme) -> OpenVinoSession:
+    def open_built(self, built: QuantizedModel, scheme: Scheme) -> Session:
         """Compile a model that was built already.
 
         Raises:
             BackendError: the model does not compile.
         """
-        return OpenVinoSession(built, self.config, scheme)
+        session = OpenVinoSession(built, self.config, scheme)
+        return with_cache(session, built.proto)
 
 
 class OpenVinoSession:

@@ -201,7 +201,9 @@ class Backend(Protocol):
 
     A backend may have `variants`, a mapping of names to `Variant`: each is a backend
     of its own, made by calling the class with `name` and the variant's options; and
-    `preflight(model) -> Sequence[Finding]`, asked before anything is compiled.
+    `preflight(model) -> Sequence[Finding]`, asked before anything is compiled; and
+    `own_environment`, the name of the virtual environment that its worker runs in,
+    see `harness.backends.environments`.
     """
 
     name: str

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from harness.backends.environments import locks, variables
 from harness.backends.protocol import Backend, Variant
 from harness.errors import PluginError, UsageError
 from harness.schemes.types import Scheme
@@ -29,6 +30,8 @@ _OWN: Final = {
     "onnx-reference": "harness.backends.onnx_reference_backend:OnnxReferenceBackend",
     "iree": "harness.backends.iree_backend:IreeBackend",
     "openvino": "harness.backends.openvino_backend:OpenVinoBackend",
+    "quark": "harness.backends.quark_backend:QuarkBackend",
+    "tensorrt": "harness.backends.tensorrt_backend:TensorRtBackend",
     "onnxruntime": "harness.backends.onnxruntime_backend:OnnxRuntimeBackend",
     "llama.cpp": "harness.backends.llama_cpp_backend:LlamaCppBackend",
 }
@@ -61,6 +64,12 @@ class Registry:
                 raise PluginError(
                     f"{type(backend).__name__} is no backend: it has no {member!r}"
                 )
+        own = getattr(backend, "own_environment", "")
+        if own and own not in locks():
+            raise PluginError(
+                f"{type(backend).__name__}.own_environment={own!r}, but should be one "
+                f"of {', '.join(locks())}"
+            )
         self._backends[backend.name] = backend
         self._waiting.pop(backend.name, None)
 
@@ -128,13 +137,17 @@ class Registry:
     def environment(self, name: str) -> Mapping[str, str]:
         """Variables that the worker of this backend must be started with.
 
+        Those of the backend's own virtual environment are among them, if it has one.
+
         Empty for a backend that does not load: loading it says why.
         """
         try:
             found = self.variant(name)
+            own = getattr(self.backend(name), "own_environment", "")
         except UsageError:
             return {}
-        return {} if found is None else found.environment
+        variant = {} if found is None else found.environment
+        return {**(variables(own) if own else {}), **variant}
 
     def _load_backend(self, name: str) -> None:
         entry = self._waiting.pop(name)

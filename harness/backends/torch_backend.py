@@ -37,7 +37,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _WEIGHTS: Final = frozenset(
     {"fp8_e4m3", "fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz", "int8", "int4"}
-    | {"mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4"}
+    | {"mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4", "bfp16"}
 )
 
 
@@ -139,8 +139,13 @@ class TorchSession:
         if not hasattr(self._module, "step"):
             raise UnsupportedError("the model is no language model: nothing to reply")
         self._wanted = frozenset()
-        config = self._module.model.config
-        return generate(self._module, requests, end=config.eos_token_id, batch=batch)
+        return generate(
+            self._module,
+            requests,
+            ends=self._module.ends,
+            batch=batch,
+            device=self._device,
+        )
 
     def run_in_pieces(self, inputs: Mapping[str, Array], size: int) -> Outputs:
         """A language model's logits, its tokens read `size` at a time.

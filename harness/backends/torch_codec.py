@@ -28,6 +28,7 @@ _MAX: Final = {
     "fp8_e4m3fnuz": 240.0,
     "fp8_e5m2fnuz": 57344.0,
     "fp4_e2m1": 6.0,
+    "fp8_e1m6": 127 / 64,
     "int8": 127.0,
     "int4": 7.0,
 }
@@ -47,6 +48,10 @@ def largest(element: str) -> float:
 
 def round_element(ratio: T, element: str) -> T:
     """Nearest value of an element format, ties to even, saturating; float32."""
+    if element == "fp8_e1m6":
+        # One spacing throughout: 1/64.
+        limit = _MAX[element]
+        return (torch.round(ratio * 64) / 64).clamp(-limit, limit)
     if element.startswith("fp8"):
         limit = _MAX[element]
         return ratio.clamp(-limit, limit).to(NATIVE[element]).to(torch.float32)
@@ -96,8 +101,8 @@ def blocked_round(x: T, *, size: int, axis: int, fmt: str, tensor_scale: float) 
     return decoded.flatten(-2)[..., :length].movedim(-1, axis)
 
 
-#: Exponent of the largest value of the elements of MX formats.
-EMAX: Final = {"fp8_e4m3": 8, "fp8_e5m2": 15, "fp4_e2m1": 2}
+#: Exponent of the largest value of the elements of formats with E8M0 scales.
+EMAX: Final = {"fp8_e4m3": 8, "fp8_e5m2": 15, "fp4_e2m1": 2, "fp8_e1m6": 0}
 
 
 def block_element(fmt: str) -> str:
@@ -107,6 +112,7 @@ def block_element(fmt: str) -> str:
         "mxfp8_e5m2": "fp8_e5m2",
         "mxfp4": "fp4_e2m1",
         "nvfp4": "fp4_e2m1",
+        "bfp16": "fp8_e1m6",
     }
     if fmt not in elements:
         raise UnsupportedError(f"{fmt} is not quantized by the torch backend")
@@ -114,13 +120,19 @@ def block_element(fmt: str) -> str:
 
 
 def unpack(packed: T, element: str, length: int) -> T:
-    """float32 values of 4-bit codes, two a byte along the last axis, low first."""
+    """float32 values of bytes: of one code each, or of two of 4 bits, low first."""
+    if element == "fp8_e1m6":
+        # A sign and a magnitude in steps of 1/64.
+        magnitude = (packed & 127).to(torch.float32) / 64
+        return torch.where(packed >= 128, -magnitude, magnitude)
     table = torch.tensor(_TABLES[element], dtype=torch.float32, device=packed.device)
     codes = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2)
     return table[codes[..., :length].long()]
 
 
-def pack(codes: T) -> T:
-    """4-bit codes two a byte along the last axis, low nibble first."""
+def pack(codes: T, element: str) -> T:
+    """Codes as bytes: of 4 bits two a byte along the last axis, low nibble first."""
+    if element == "fp8_e1m6":
+        return codes
     even = torch.nn.functional.pad(codes, (0, codes.shape[-1] % 2))
     return even[..., 0::2] | (even[..., 1::2] << 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -44,7 +44,12 @@ class _Row:
 
 
 def generate(
-    module: Any, requests: Sequence[Request], *, end: int | None, batch: int
+    module: Any,
+    requests: Sequence[Request],
+    *,
+    ends: Collection[int],
+    batch: int,
+    device: str = "cpu",
 ) -> dict[str, Generated]:
     """Continue every prompt, greedily or by seeded sampling.
 
@@ -58,13 +63,14 @@ def generate(
     Args:
         module: with `new_cache` and `step`, see `harness.models.language`.
         requests: prompts with at least one token each.
-        end: the token that ends a reply; None: none does.
+        ends: tokens that end a reply; empty: none does.
         batch: most prompts at a time.
+        device: where the module is.
     """
     found: dict[str, Generated] = {}
     for group in _groups(requests, batch):
         with torch.inference_mode():
-            _run(module, group, end)
+            _run(module, group, ends, device)
         for row in group:
             found[row.request.name] = Generated(
                 tokens=np.array(row.tokens, dtype=np.int64),
@@ -95,7 +101,9 @@ def _readings(group: Sequence[_Row]) -> Iterator[list[_Row]]:
         rest = rest[count:]
 
 
-def _read(module: Any, group: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+def _read(
+    module: Any, group: Sequence[_Row], device: str
+) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """Read prompts: the logits after each, the mask of their tokens, the cache."""
     width = max(len(row.request.tokens) for row in group)
     ids = torch.zeros(len(group), width, dtype=torch.int64)
@@ -104,14 +112,13 @@ def _read(module: Any, group: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tenso
         count = len(row.request.tokens)
         ids[index, width - count :] = torch.from_numpy(row.request.tokens)
         mask[index, width - count :] = 1
-    device = next(module.parameters()).device
     ids, mask = ids.to(device), mask.to(device)
     cache = module.new_cache()
     return module.step(ids, mask, cache), mask, cache
 
 
-def _run(module: Any, group: list[_Row], end: int | None) -> None:
-    read = [_read(module, part) for part in _readings(group)]
+def _run(module: Any, group: list[_Row], ends: Collection[int], device: str) -> None:
+    read = [_read(module, part, device) for part in _readings(group)]
     logits = torch.cat([entry[0] for entry in read])
     mask = padded_on_the_left([entry[1] for entry in read], axis=1)
     cache = read[0][2]
@@ -123,7 +130,7 @@ def _run(module: Any, group: list[_Row], end: int | None) -> None:
         for row, token, p in zip(alive, chosen, probability, strict=True):
             row.tokens.append(token)
             row.probabilities.append(p)
-            row.ended = token == end
+            row.ended = token in ends
         left = [i for i, row in enumerate(alive) if not row.done]
         if not left:
             return

@@ -28,8 +28,9 @@ from harness.schemes.types import Scheme
 class StoredWeight(torch.nn.Module):  # type: ignore[misc]
     """A weight as codes and scales.
 
-    FP8 and INT8 are stored in torch's own types; FP4 and INT4 two codes a byte, with
-    the reduction axis last; E8M0 and E4M3 scales in torch's own types.
+    FP8 and INT8 are stored in torch's own types, BFP16 a code a byte; FP4 and INT4 two
+    codes a byte, with the reduction axis last; E8M0 and E4M3 scales in torch's own
+    types.
     """
 
     codes: T
@@ -56,7 +57,7 @@ class StoredWeight(torch.nn.Module):  # type: ignore[misc]
         if self.element in NATIVE:
             stored = codes.contiguous().view(NATIVE[self.element])
         else:
-            stored = pack(codes.contiguous())
+            stored = pack(codes.contiguous(), self.element)
         self.register_buffer("codes", stored)
         self.register_buffer("scales", self._store_scales(scales.contiguous()))
         self._decoded: T | None = None
@@ -75,6 +76,8 @@ class StoredWeight(torch.nn.Module):  # type: ignore[misc]
         """Element type, as torch or the packing calls it."""
         if self.element in NATIVE:
             return str(self.codes.dtype).removeprefix("torch.")
+        if FORMATS[self.element].bits == 8:
+            return f"uint8, {self.element} codes"
         return f"uint8, two {self.element} codes a byte"
 
     def decode(self) -> T:

@@ -44,6 +44,7 @@ def of_each(
     *,
     key: str = "",
     options: Mapping[str, str] | None = None,
+    relative: bool = False,
     summary: str,
 ) -> BehaviourKind:
     """A kind that judges every reply by itself.
@@ -53,6 +54,7 @@ def of_each(
         judge: decides one reply.
         key: of `expected`, whose cases are judged; "": all that were replied to.
         options: what suite.toml may say.
+        relative: the reference's own reply is the right one.
         summary: one line.
     """
 
@@ -86,4 +88,5 @@ def of_each(
         options=options or {},
         summary=summary,
         reads="replies",
+        relative=relative,
     )

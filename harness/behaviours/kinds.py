@@ -129,6 +129,7 @@ KINDS: dict[str, BehaviourKind] = {
         BehaviourKind(
             name="nearest_neighbour",
             evaluate=_nearest_neighbour,
+            among_cases=True,
             options=_OUTPUT,
             required=("output",),
             summary="the case with the most similar embedding is the expected one",

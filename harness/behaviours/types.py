@@ -53,6 +53,9 @@ class Behaviour:
     options: Mapping[str, Any] = field(default_factory=dict)
     #: Largest loss of right answers that is good enough, as a share of the cases.
     margin: float | None = None
+    #: Judged only where all cases are run: those that a selection took may be right
+    #: answers that are nearest to a wrong one, of which any change loses some.
+    all_cases: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +76,8 @@ class BehaviourKind:
     #: Of replies it is given the reference's too, in `metadata["reference"]`, where
     #: there are any: nothing is there while a golden is recorded.
     reads: Literal["outputs", "replies"] = "outputs"
+    #: Whether a case's answer depends on what other cases there are.
+    among_cases: bool = False
+    #: Whether the reference's own answer is what is right: nothing can be gained then,
+    #: and whatever changes something loses something.
+    relative: bool = False

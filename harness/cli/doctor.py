@@ -29,6 +29,8 @@ def execute(options: argparse.Namespace) -> int:
             print(f"{entry['name']:14} {entry['version']} on {entry['device']}")
         else:
             print(f"{entry['name']:14} not here: {entry['reason']}")
+        if entry["environment"]:
+            print(f"{'':14} in its own environment: {entry['environment']}")
     for name, reason in found["failed"].items():
         print(f"{name:14} its plugin does not load: {reason}")
     for name in ("python", "platform", "cpu", "cpu_flags", "cores", "driver"):
@@ -49,7 +51,8 @@ def examine(plugins: list[str]) -> dict[str, Any]:
     backends = []
     for name in registry.backend_names:
         try:
-            available = registry.backend(name).probe()
+            backend = registry.backend(name)
+            available = backend.probe()
         except UsageError:
             # Its plugin does not load: said among the failed ones.
             continue
@@ -60,6 +63,7 @@ def examine(plugins: list[str]) -> dict[str, Any]:
                 "version": available.version,
                 "device": available.device,
                 "reason": available.reason,
+                "environment": _folder(getattr(backend, "own_environment", "")),
             }
         )
     return {
@@ -67,3 +71,12 @@ def examine(plugins: list[str]) -> dict[str, Any]:
         "failed": dict(registry.failed),
         "environment": environment(),
     }
+
+
+def _folder(environment: str) -> str:
+    """Where a backend's own environment lies; empty: it has none, or it is not made."""
+    from harness.backends.environments import folder_of, interpreter, read_lock
+
+    if not environment or interpreter(environment) is None:
+        return ""
+    return str(folder_of(read_lock(environment)))

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "audit": "does a quantized checkpoint hold what its configuration says?",
     "preflight": "what a backend lacks or casts for a model, before it is compiled",
     "hunt": "search for the prompts that a target gets most wrong",
+    "setup": "make the environment of a backend whose packages break others",
     "doctor": "backends, versions, hardware; what is missing and how to add it",
 }
 _EXAMPLES: Final = """\

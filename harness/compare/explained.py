@@ -22,9 +22,10 @@ STRIDE: Final = 4
 _CHANNELS: Final = 48
 #: Relative distance beyond which two values are two codes'.
 _APART: Final = 2.0**-8
-#: The smallest normal float32. Processors may flush what is below it to zero, and
-#: engines tell them to: channels that were pruned in training hold such weights.
-_NORMAL: Final = 2.0**-126
+#: What a scale below the smallest normal float32 can make of the largest element of
+#: any format, 448. Processors may flush such a scale, or such a value, to zero, and
+#: engines tell them to: channels that were pruned in training hold them.
+_NORMAL: Final = 448 * 2.0**-126
 
 
 class _Sums:
@@ -203,8 +204,8 @@ def other_codes(decoded: Array, exact: Array) -> int:
     """Elements that are another code's value, not the same with a rounding more.
 
     Codes of at most eight bits are 2**-7 of their value apart or more; a scale that is
-    kept in bfloat16 moves a value by 2**-9. Below the smallest normal float32 all
-    values are one: an engine may flush them to zero.
+    kept in bfloat16 moves a value by 2**-9. What a scale below the smallest normal
+    float32 can give is one value: an engine may flush it to zero.
     """
     first, second = decoded.astype(np.float64), exact.astype(np.float64)
     with np.errstate(invalid="ignore"):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.defects.types import Defect, Parameter, Severity
+from harness.errors import UnsupportedError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Arrays = Mapping[str, Array]
@@ -87,13 +88,20 @@ class _FirstToken(_Faithful):
     """The first token is replaced by the second: no start token."""
 
     def before(self, inputs: Arrays) -> Arrays:
-        found = {}
-        for name, array in inputs.items():
-            tokens = array.dtype.kind in "iu" and array.ndim == 2 and array.shape[1] > 1
-            if tokens and name.endswith("ids"):
+        tokens = {
+            name: array
+            for name, array in inputs.items()
+            if name.endswith("ids") and array.dtype.kind in "iu" and array.ndim == 2
+        }
+        if not tokens:
+            raise UnsupportedError(
+                "first_token_missing fits nowhere: the model takes no tokens (its "
+                f"inputs are {', '.join(inputs)})"
+            )
+        found = dict(inputs)
+        for name, array in tokens.items():
+            if array.shape[1] > 1:
                 found[name] = np.concatenate([array[:, 1:2], array[:, 1:]], axis=1)
-            else:
-                found[name] = array
         return found
 
 

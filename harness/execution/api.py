@@ -149,6 +149,7 @@ def run_targets(
         seconds=time.perf_counter() - clock,
         baseline=found.run if found else None,
         nights=matrix.nights.as_dict() if matrix.nights is not None else {},
+        since_golden=matrix.since_golden,
     )
     write_report(report, folder)
     return report

@@ -11,8 +11,9 @@ import numpy as np
 
 from harness.backends.registry import Registry
 from harness.behaviours.kinds import KINDS
-from harness.behaviours.types import Answer, Replies, Reply
+from harness.behaviours.types import Answer, Behaviour, Replies, Reply
 from harness.compare.catalogue import Metric
+from harness.execution.apart import two_draws
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Description, OracleRun, Outputs, TargetRun
 from harness.execution.metrics_by_case import first_divergence, metrics
@@ -34,8 +35,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 #: Under which behaviours a golden keeps what the reference wrote.
 REPLIES: Final = "replies"
-#: Chance that two estimates of one variance differ by more than is allowed.
-_SAME_VARIANCE: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,8 @@ class Context:
     behaviours: Mapping[str, Any]
     #: Metrics of plugins, by name.
     metrics: Mapping[str, Metric]
+    #: Every case of the golden, also those that are not run.
+    every: frozenset[str] = frozenset()
 
 
 def make_context(
@@ -57,6 +58,7 @@ def make_context(
 ) -> Context:
     """Decode the golden once for all targets, of the cases that are run."""
     cases = {case.id for case in description.cases}
+    every = frozenset(golden.outputs)
     golden = dataclasses.replace(
         golden, outputs={c: o for c, o in golden.outputs.items() if c in cases}
     )
@@ -71,6 +73,7 @@ def make_context(
         reference=reference,
         behaviours={**KINDS, **registry.behaviours},
         metrics=registry.metrics,
+        every=every,
     )
 
 
@@ -228,14 +231,14 @@ def _stability(
     for repeat in run.repeats:
         if run.drawable and drift is not None:
             # Two runs share the device, so they are at most two draws of its noise.
-            limit = _two_draws(context, run.outputs, repeat.outputs, float("inf"))
+            limit = _two_draws(context, run.outputs, repeat.outputs, None)
             source = "two draws of the device's noise"
         elif repeat.name == "repeat":
             limit, source = (0.0, "declared exact") if exact else (floor, "noise floor")
         elif target.scheme.weight_only or drift is None:
             limit, source = float(np.sqrt(2) * floor), "sqrt(2) x recorded noise floor"
         else:
-            limit = _two_draws(context, run.outputs, repeat.outputs, drift.ratio)
+            limit = _two_draws(context, run.outputs, repeat.outputs, drift)
             limit = max(limit, float(np.sqrt(2) * floor))
             source = "two draws of the quantization noise"
         found.append(
@@ -251,22 +254,36 @@ def _stability(
 
 
 def _two_draws(
-    context: Context, first: Outputs, second: Outputs, overall: float
+    context: Context, first: Outputs, second: Outputs, overall: Paired | None
 ) -> float:
-    """How far two draws of the same quantization noise can be apart.
-
-    sqrt(2) times the drift over all cases; and no more than what the smaller drift of
-    the two runs allows on the cases that both have. Two estimates of one variance
-    from n cases each differ by a factor F(n, n); a case counts as one degree of
-    freedom, however many elements it has.
-    """
-    from scipy.stats import f
-
+    """How far two runs that are two draws of the same noise can be apart."""
     cases = [case for case in second if case in first]
     runs = [{case: run[case] for case in cases} for run in (first, second)]
     smaller = min(drift_of(context, outputs).ratio for outputs in runs)
-    factor = float(f.isf(_SAME_VARIANCE, len(cases), len(cases)))
-    return float(np.sqrt(2)) * min(overall, float(np.sqrt(factor)) * smaller)
+    return two_draws(smaller, len(cases), overall)
+
+
+def _among(context: Context, behaviour: Behaviour) -> dict[str, Answer]:
+    """What the reference answers among the cases that are run."""
+    kept = context.golden.outputs
+    whole = {
+        case: {
+            name: array
+            for name, array in arrays.items()
+            if array.shape == kept[case][name].shape
+        }
+        for case, arrays in context.reference.items()
+    }
+    if any(len(whole[case]) < len(kept[case]) for case in whole):
+        return {}
+    kind = context.behaviours[behaviour.kind]
+    found: dict[str, Answer] = kind.evaluate(
+        _cases(context.description, whole),
+        whole,
+        behaviour.options,
+        context.description.metadata,
+    )
+    return found
 
 
 def answers_of(
@@ -330,7 +347,8 @@ def _cases(description: Description, outputs: Mapping[str, Any]) -> Sequence[Cas
 
 def _behaviours(context: Context, run: TargetRun) -> tuple[BehaviourEvidence, ...]:
     """Right or wrong by case, beside what the reference answered at record time."""
-    margins = {b.name: b.margin for b in context.suite.behaviours}
+    by_name = {behaviour.name: behaviour for behaviour in context.suite.behaviours}
+    whole = context.every <= set(run.outputs)
     found = []
     answers = answers_of(
         context.suite,
@@ -342,17 +360,51 @@ def _behaviours(context: Context, run: TargetRun) -> tuple[BehaviourEvidence, ..
     )
     answers.pop(REPLIES, None)
     for name, target in answers.items():
-        recorded = context.golden.behaviours.get(name, {})
+        if by_name[name].all_cases and not whole:
+            continue
+        recorded = _recorded(context, by_name[name], whole=whole)
         cases = tuple(case for case in target if case in recorded)
         found.append(
             BehaviourEvidence(
                 name=name,
                 cases=cases,
-                reference_right=np.array([recorded[c]["right"] for c in cases], bool),
+                reference_right=np.array([recorded[c].right for c in cases], bool),
                 target_right=np.array([target[c].right for c in cases], bool),
-                answers={c: (recorded[c]["answer"], target[c].text) for c in cases},
-                margin=margins[name],
+                answers={c: (recorded[c].text, target[c].text) for c in cases},
+                margin=by_name[name].margin,
                 clusters=clusters_of(_tags(context), cases),
+                relative=getattr(
+                    context.behaviours[by_name[name].kind], "relative", False
+                ),
             )
         )
     return tuple(found)
+
+
+def _recorded(
+    context: Context, behaviour: Behaviour, *, whole: bool
+) -> dict[str, Answer]:
+    """What the reference answered.
+
+    Where answers depend on what other cases there are, those were given among all of
+    them; among some, the reference is asked again, by the outputs that the golden
+    keeps. Where it does not keep them whole nobody knows: no case is judged.
+
+    A golden that is older than the behaviour has at least what the reference wrote, and
+    a behaviour that reads nothing else can be judged by that.
+    """
+    kept = context.golden.behaviours.get(behaviour.name)
+    kind = context.behaviours[behaviour.kind]
+    if getattr(kind, "among_cases", False) and not whole:
+        return _among(context, behaviour)
+    if kept is not None:
+        return {c: Answer(e["answer"], bool(e["right"])) for c, e in kept.items()}
+    replies = recorded_replies(context.golden)
+    if getattr(kind, "reads", "outputs") != "replies" or not replies:
+        return {}
+    metadata = {**context.description.metadata, "reference": replies}
+    cases = _cases(context.description, replies)
+    found: dict[str, Answer] = kind.evaluate(
+        cases, replies, behaviour.options, metadata
+    )
+    return found

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness.backends.environments import VARIABLE, launch
 from harness.errors import BackendError, BackendTimeout, HarnessError
 from harness.execution.jobs import Job
 from harness.execution.messages import receive, send
@@ -106,6 +107,9 @@ class Worker:
             assert self._connection is not None  # sanity check
             return self._connection
         self.close()
+        own = self.environment.get(VARIABLE)
+        module = "harness.execution.worker"
+        command = launch(own, module) if own else [sys.executable, "-m", module]
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
         environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
@@ -119,16 +123,10 @@ class Worker:
             environment["QUANTHARNESS_THREADS"] = str(self.threads)
             environment["OMP_NUM_THREADS"] = str(self.threads)
         environment.update(self.environment)
-        command = [
-            sys.executable,
-            "-m",
-            "harness.execution.worker",
-            str(theirs.fileno()),
-        ]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log, theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [*command, *self.plugins],
+                [*command, str(theirs.fileno()), *self.plugins],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

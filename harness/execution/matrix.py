@@ -42,6 +42,7 @@ from harness.execution.observer import Observer
 from harness.execution.run_folder import target_folder, write_target
 from harness.execution.side_by_side import write_replies
 from harness.execution.suite import Suite, Target
+from harness.golden.environment import since
 from harness.golden.run_store import write_run_outputs
 from harness.golden.store import Golden, read_golden
 from harness.history.nights import Nights
@@ -82,6 +83,8 @@ class Matrix:
     evidence: dict[str, Evidence] = field(default_factory=dict)
     #: What workers found of the causes, by target.
     diagnoses: dict[str, tuple[Diagnosis, ...]] = field(default_factory=dict)
+    #: What differs from where each suite's golden was recorded.
+    since_golden: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
 
     def run(self, pairs: Sequence[tuple[Suite, Target]]) -> tuple[Judgement, ...]:
         """Run and judge every target, in the order given.
@@ -157,6 +160,7 @@ class Matrix:
             golden = read_golden(suite.golden, suite=suite.name)
         except GoldenError as error:
             return Failure(kind="stale", message=str(error))
+        self.since_golden[suite.name] = since(golden.environment)
         backend = self._describing_backend(targets)
         try:
             description = workers.get(backend).run(

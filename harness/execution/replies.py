@@ -43,11 +43,11 @@ def replies_of(
         )
     found = generate(requests, batch=_AT_A_TIME * batch)
     tokenizer: Any = getattr(model, "tokenizer")  # noqa: B009 - of language models only
-    end = model.metadata.get("end")
+    ends = set(model.metadata.get("ends", ()))
     prompts = {request.name: request.tokens for request in requests}
     return {
         name: Reply(
-            text=tokenizer.decode([t for t in entry.tokens.tolist() if t != end]),
+            text=tokenizer.decode([t for t in entry.tokens.tolist() if t not in ends]),
             tokens=entry.tokens,
             probabilities=entry.probabilities,
             ended=entry.ended,

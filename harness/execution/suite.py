@@ -337,7 +337,7 @@ class _Reader:
                     index,
                     "kind",
                 )
-            allowed = ("kind", "name", "margin", *kinds[kind].options)
+            allowed = ("kind", "name", "margin", "all_cases", *kinds[kind].options)
             self.known(table, allowed, "behaviour", index)
             for key in kinds[kind].required:
                 if key not in table:
@@ -354,8 +354,21 @@ class _Reader:
             options = {key: table[key] for key in kinds[kind].options if key in table}
             if "schema" in options:
                 options["schema"] = self.schema(options["schema"], "behaviour", index)
+            all_cases = table.get("all_cases", False)
+            if not isinstance(all_cases, bool):
+                raise self.error(
+                    f"behaviour {name}: all_cases={all_cases!r}, but should be true or "
+                    "false",
+                    "behaviour",
+                    index,
+                    "all_cases",
+                )
             found[name] = Behaviour(
-                kind=kind, name=name, options=options, margin=table.get("margin")
+                kind=kind,
+                name=name,
+                options=options,
+                margin=table.get("margin"),
+                all_cases=all_cases,
             )
         return tuple(found.values())
 

@@ -21,6 +21,7 @@ _PACKAGES: Final = (
     "transformers",
     "tokenizers",
     "openvino",
+    "xllamacpp",
 )
 #: Variables that change how numbers are computed.
 _VARIABLES: Final = (
@@ -32,6 +33,10 @@ _VARIABLES: Final = (
     "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS",
     "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_TF32_OVERRIDE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    # Chooses among libm's implementations.
+    "GLIBC_TUNABLES",
 )
 #: Instruction sets that decide which kernels run.
 _FLAGS: Final = (
@@ -116,3 +121,16 @@ def differences(
         for name in sorted({*first, *second})
         if str(first.get(name, "")) != str(second.get(name, ""))
     }
+
+
+def since(recorded: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """What differs here from where a golden was recorded: name -> (there, here).
+
+    Of what was not noted there nothing is known, so nothing differs. How the harness
+    itself was installed, and which backend recorded, explain no number.
+    """
+    here = environment()
+    both = {n for n in here if n in recorded and n != "package.quantharness"}
+    return differences(
+        {name: recorded[name] for name in both}, {name: here[name] for name in both}
+    )

@@ -122,6 +122,8 @@ class BehaviourEvidence:
     margin: float | None = None
     #: Cluster of each case (document, prompt); None: every case its own.
     clusters: tuple[str, ...] | None = None
+    #: Whether the reference's own answer is what is right, so that nothing is gained.
+    relative: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,10 @@ def report_from_dict(data: Mapping[str, Any], *, source: str = "run.json") -> Re
             seconds=float(data.get("seconds", 0.0)),
             baseline=data.get("baseline"),
             nights=dict(data.get("nights", {})),
+            since_golden={
+                suite: {name: (str(a), str(b)) for name, (a, b) in found.items()}
+                for suite, found in data.get("since_golden", {}).items()
+            },
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{source}: not a whole report ({error!r})") from None

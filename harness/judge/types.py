@@ -263,6 +263,10 @@ class Report:
     baseline: str | None = None
     #: State of the tests that are repeated every night (`harness.history.nights`).
     nights: Mapping[str, Any] = field(default_factory=dict)
+    #: Suite -> what differs from where its golden was recorded: name -> (there, here).
+    since_golden: Mapping[str, Mapping[str, tuple[str, str]]] = field(
+        default_factory=dict
+    )
 
     @property
     def exit_code(self) -> int:
@@ -282,4 +286,8 @@ class Report:
             "baseline": self.baseline,
             "folder": self.folder,
             **({"nights": dict(self.nights)} if self.nights else {}),
+            "since_golden": {
+                suite: {name: list(pair) for name, pair in found.items()}
+                for suite, found in self.since_golden.items()
+            },
         }

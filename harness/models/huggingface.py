@@ -68,13 +68,13 @@ def huggingface(folder: Path, *, name: str | None = None) -> TorchModel:
     )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's `config.json`.
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """The folder's `config.json`, or another such file of it.
 
     Raises:
         ModelError: it is not a JSON object.
     """
-    file = folder / "config.json"
+    file = folder / name
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

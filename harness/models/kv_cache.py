@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -60,6 +61,7 @@ class RoundedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyp
     def batch_select_indices(self, indices: T) -> None:
         """Drop the other rows; what is left has room as before."""
         if self._room is None:
+            self.keys, self.values = self.keys[indices], self.values[indices]
             return
         length = self.keys.shape[-2]
         self._room = (self._room[0][indices], self._room[1][indices])
@@ -73,18 +75,46 @@ class RoundedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyp
             self._room = None
 
 
+class HeldLayer:
+    """Keys and values of one layer that an engine gives out and takes in whole."""
+
+    def __init__(self) -> None:
+        #: (batch, heads, tokens, width); None: nothing was read yet.
+        self.keys: T | None = None
+        self.values: T | None = None
+
+    def batch_select_indices(self, indices: T) -> None:
+        """Drop the other rows."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[indices], self.values[indices]
+
+    def join(self, layers: Sequence[HeldLayer]) -> None:
+        """Hold the rows of all of these, padded on the left to the longest."""
+        keys = [layer.keys for layer in layers if layer.keys is not None]
+        values = [layer.values for layer in layers if layer.values is not None]
+        self.keys = padded_on_the_left(keys, axis=2)
+        self.values = padded_on_the_left(values, axis=2)
+
+
+@dataclass
+class HeldCache:
+    """What an engine of arrays has read."""
+
+    layers: list[HeldLayer]
+
+
 def new_cache(layers: int, rounding: Rounding | None) -> Cache:
     """An empty cache of a model with that many layers."""
     return Cache(layers=[RoundedLayer(rounding) for _ in range(layers)])
 
 
-def keep_rows(cache: Cache, rows: T) -> None:
+def keep_rows(cache: Cache | HeldCache, rows: T) -> None:
     """Drop the rows of a batch that have ended."""
     for layer in cache.layers:
         layer.batch_select_indices(rows)
 
 
-def join(cache: Cache, caches: Sequence[Cache]) -> None:
+def join(cache: Cache | HeldCache, caches: Sequence[Cache | HeldCache]) -> None:
     """Let a cache hold the rows of all caches, itself among them, in their order."""
     for layer, layers in zip(
         cache.layers, zip(*(c.layers for c in caches), strict=True), strict=True

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from harness.errors import CasesError, ModelError, UnsupportedError
+from harness.errors import CasesError, ModelError
 from harness.models.chat import ChatTokenizer
 from harness.models.huggingface import folder_fingerprint, load_module, read_config
 from harness.models.torch_model import TorchModel
@@ -58,7 +58,10 @@ class LanguageModel(TorchModel):
         self.folder = folder
         self.tokenizer = ChatTokenizer(folder)
         self.longest = int(config.get("max_position_embeddings") or 0)
-        self.end = config.get("eos_token_id")
+        self.ends = end_tokens(folder)
+        #: What is taken to follow a reply that ended.
+        self.end = self.ends[0] if self.ends else None
+        self._form: TorchModel | None = None
         super().__init__(
             name or folder.name,
             lambda: causal_module(folder, architecture),
@@ -70,18 +73,24 @@ class LanguageModel(TorchModel):
             metadata={
                 "tokenizer": str(folder),
                 "end": self.end,
+                "ends": list(self.ends),
                 "context": self.longest,
             },
             sources=(Path(__file__),),
         )
 
     def onnx(self) -> onnx.ModelProto:
-        """None: a language model runs on backends that generate.
+        """The graph with its cache among inputs and outputs, from the cache folder.
+
+        See `harness.models.language_onnx`.
 
         Raises:
-            UnsupportedError: always.
+            UnsupportedError: the exporter refuses the module.
         """
-        raise UnsupportedError(f"{self.name}: a language model is not exported to ONNX")
+        from harness.models.language_onnx import cached_form, described
+
+        self._form = self._form or cached_form(self, read_config(self.folder))
+        return described(self._form, ends=self.ends)
 
     def _example_arrays(self) -> Mapping[str, Array]:
         ids = self.tokenizer.encode("Numbers are stored in fewer bits.")
@@ -94,7 +103,7 @@ class LanguageModel(TorchModel):
             raise CasesError(f"reply={reply!r}, but should be a text")
         ids = [*prompt, *self.tokenizer.encode(reply)]
         if record.get("ended") and self.end is not None:
-            ids.append(int(self.end))
+            ids.append(self.end)
         if self.longest and len(ids) > self.longest:
             raise CasesError(
                 f"prompt and reply have {len(ids)} tokens, but the model's context "
@@ -130,6 +139,31 @@ class LanguageModel(TorchModel):
         if not ids:
             raise CasesError(f"{given[0]} has no tokens")
         return ids
+
+
+def end_tokens(folder: Path) -> tuple[int, ...]:
+    """Tokens that end a reply: of `config.json`, then of `generation_config.json`.
+
+    Chat models have several: the end of a turn, and the end of the text.
+
+    Raises:
+        ModelError: an entry that is no token id.
+    """
+    found: dict[int, None] = {}
+    for name in ("config.json", "generation_config.json"):
+        if not (folder / name).is_file():
+            continue
+        given = read_config(folder, name).get("eos_token_id")
+        for token in given if isinstance(given, list) else [given]:
+            if token is None:
+                continue
+            if not isinstance(token, int) or isinstance(token, bool):
+                raise ModelError(
+                    f"{folder / name}: eos_token_id={given!r}, but should be a token "
+                    "id, or a list of them"
+                )
+            found[token] = None
+    return tuple(found)
 
 
 def rows_of(prompt: int, length: int) -> Array:
@@ -203,6 +237,7 @@ def causal_module(folder: Path, architecture: str) -> torch.nn.Module:
             loaded = load_module(folder, headed=architecture, attention="sdpa")
             self.model = loaded.base_model
             self.lm_head = loaded.get_output_embeddings()
+            self.ends = end_tokens(folder)
 
         def forward(
             self,

@@ -3,7 +3,9 @@
 Sources: OCP 8-bit Floating Point Specification 1.0 (fp8_e4m3, fp8_e5m2), OCP
 Microscaling Formats 1.0 (fp6, fp4, E8M0, MX blocks), the ONNX operator specification
 (the FNUZ variants), NVIDIA's NVFP4 description (blocks of 16 with E4M3 scales and one
-float32 scale a tensor), Dettmers et al. 2023 (NF4).
+float32 scale a tensor), Dettmers et al. 2023 (NF4), AMD Quark's BFPQuantizeDequantize
+(BFP16: eight values, each a sign and seven bits, share the exponent of the largest; its
+codes are never shown, here they are sign and magnitude).
 """
 
 from __future__ import annotations
@@ -194,6 +196,8 @@ _ELEMENTS: Final[dict[str, Format]] = {
         _float("fp6_e2m3", 2, 3, 1, "none"),
         _float("fp6_e3m2", 3, 2, 3, "none"),
         _float("fp4_e2m1", 2, 1, 1, "none"),
+        # One exponent bit, so the spacing is 1/64 throughout: a sign and seven bits.
+        _float("fp8_e1m6", 1, 6, 1, "none"),
         _float("fp16", 5, 10, 15, "ieee"),
         _float("bf16", 8, 7, 127, "ieee"),
         Format(name="fp8_e8m0", kind="scale", bits=8, signed=False, rule="unit"),
@@ -215,6 +219,7 @@ FORMATS: Final[dict[str, Format]] = _ELEMENTS | {
         _block("mxfp6_e3m2", "fp6_e3m2", 32, "fp8_e8m0", "floor"),
         _block("mxfp4", "fp4_e2m1", 32, "fp8_e8m0", "floor"),
         _block("nvfp4", "fp4_e2m1", 16, "fp8_e4m3", "amax"),
+        _block("bfp16", "fp8_e1m6", 8, "fp8_e8m0", "floor"),
     )
 }
 

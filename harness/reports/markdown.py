@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from harness.judge.types import Judgement, Report, Verdict
 from harness.reports.wording import (
+    elsewhere,
     measured,
     needs_attention,
     number,
@@ -38,6 +39,7 @@ def render(
         if len(trouble) > _ROWS:
             lines.append(f"\nand {len(trouble) - _ROWS} more in the artifact")
         lines += ["", *(_reason(target) for target in trouble[:_ROWS]), ""]
+        lines += _elsewhere(report, trouble)
     passed = sum(target.verdict is Verdict.PASS for target in report.targets)
     lines += [f"{passed} of {len(report.targets)} targets pass.", ""]
     if differences:
@@ -52,6 +54,19 @@ def render(
         f"Run {_code(report.run)}, {report.seconds:.0f} s, {_code(report.folder)}."
     )
     return "\n".join(lines) + "\n"
+
+
+def _elsewhere(report: Report, trouble: Sequence[Judgement]) -> list[str]:
+    """What is not as it was for the goldens of the suites in trouble."""
+    lines = []
+    for suite in dict.fromkeys(target.suite for target in trouble):
+        changed = elsewhere(report, suite)
+        if changed:
+            lines += [
+                f"Since the golden of {_code(suite)} was recorded: {_cell(changed)}",
+                "",
+            ]
+    return lines
 
 
 def _row(target: Judgement) -> str:

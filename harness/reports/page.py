@@ -14,6 +14,7 @@ from harness.reports.replies import ReplyRow, read_replies
 from harness.reports.wording import (
     causes,
     colour,
+    elsewhere,
     measured,
     needs_attention,
     number,
@@ -61,6 +62,7 @@ def render(report: Report, past: Sequence[Report] = ()) -> str:
         percent=percent,
         colour=colour,
         causes=causes,
+        elsewhere=elsewhere,
         heat=svg.heat,
         measured=measured,
         worst_operator=worst_operator,

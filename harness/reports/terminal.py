@@ -13,6 +13,7 @@ from harness.judge.types import Judgement, Report
 from harness.reports.wording import (
     causes,
     colour,
+    elsewhere,
     measured,
     needs_attention,
     next_command,
@@ -130,6 +131,8 @@ def print_report(report: Report) -> None:
             trouble.setdefault(target.reason, []).append(target)
     for targets in trouble.values():
         _print_trouble(out, targets)
+    for suite in dict.fromkeys(t.suite for ts in trouble.values() for t in ts):
+        _print_elsewhere(out, report, suite)
     out.print(sentence(report), style="bold", markup=False)
     out.print(f"folder: {report.folder}   {report.seconds:.1f} s", markup=False)
     out.print(f"next: {next_command(report)}", markup=False, soft_wrap=True)
@@ -186,6 +189,14 @@ def _print_trouble(out: Console, targets: Sequence[Judgement]) -> None:
         out.print(f"  cause: {line}", markup=False, soft_wrap=True)
 
 
+def _print_elsewhere(out: Console, report: Report, suite: str) -> None:
+    """Beside what failed: what else is not as it was for the golden."""
+    changed = elsewhere(report, suite)
+    if changed:
+        line = f"{suite}: since its golden was recorded: {changed}"
+        out.print(line, markup=False, soft_wrap=True)
+
+
 def print_explanation(report: Report, *, everything: bool) -> None:
     """Evidence of the targets that do not pass, or of all that were asked for."""
     out = console()
@@ -194,6 +205,8 @@ def print_explanation(report: Report, *, everything: bool) -> None:
         out.print(f"{sentence(report)} Nothing to explain.", markup=False)
     for target in chosen:
         _print_target(out, target)
+    for suite in dict.fromkeys(target.suite for target in chosen):
+        _print_elsewhere(out, report, suite)
 
 
 def print_bisection(found: Mapping[str, Any]) -> None:

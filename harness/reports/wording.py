@@ -75,6 +75,14 @@ def needs_attention(judgement: Judgement) -> bool:
     )
 
 
+def elsewhere(report: Report, suite: str) -> str:
+    """What differs from where a suite's golden was recorded; empty for nothing."""
+    return "; ".join(
+        f"{name} {there or '-'} -> {here or '-'}"
+        for name, (there, here) in report.since_golden.get(suite, {}).items()
+    )
+
+
 def sentence(report: Report) -> str:
     """The whole run in one sentence."""
     counts = Counter(str(target.verdict) for target in report.targets)

@@ -84,6 +84,12 @@ SCHEMES: Final[dict[str, Scheme]] = {
             summary="NVFP4 weights: blocks of 16, E4M3 scales, one fp32 scale a tensor",
         ),
         Scheme(
+            name="bfp16",
+            weights=_blocks("bfp16"),
+            activations=_blocks("bfp16"),
+            summary="BFP16: eight values of 8 bits share an exponent; both sides",
+        ),
+        Scheme(
             name="int8",
             weights=_CHANNEL_INT8,
             activations=TensorScheme(format="int8", granularity="row"),

@@ -106,6 +106,12 @@ def _element(nodes: Nodes, element: str, ratio: str) -> str:
         return nodes.add("Clip", [rounded, _f(nodes, -half), _f(nodes, half - 1)])
     if element == "fp4_e2m1":
         return _e2m1(nodes, ratio)
+    if element == "fp8_e1m6":
+        # One spacing throughout, as an integer's, but symmetric.
+        steps, top = 1 / FORMATS[element].min, FORMATS[element].max
+        codes = nodes.add("Round", [nodes.add("Mul", [ratio, _f(nodes, steps)])])
+        value = nodes.add("Div", [codes, _f(nodes, steps)])
+        return nodes.add("Clip", [value, _f(nodes, -top), _f(nodes, top)])
     raise UnsupportedError(f"{element} activations in ONNX operators")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import onnx
 
 
+#: Adds nodes that round an operator's input; returns the decoded tensor's name.
+QuantizeInput = Callable[[Nodes, Operator, Scheme, str], str]
+
+
 @dataclass(frozen=True)
 class QuantizedModel:
     """A built model, and where its operators are."""
@@ -39,7 +43,11 @@ class QuantizedModel:
 
 
 def build(
-    model: onnx.ModelProto, scheme: Scheme, *, contributed: bool = True
+    model: onnx.ModelProto,
+    scheme: Scheme,
+    *,
+    contributed: bool = True,
+    quantize_input: QuantizeInput = quantize_input,
 ) -> QuantizedModel:
     """Quantize a model (changed in place) as the scheme says.
 
@@ -48,6 +56,8 @@ def build(
         scheme: calibrated, when its activations are static.
         contributed: whether Microsoft's operators may stand for a scheme; False: only
             those of the ONNX specification.
+        quantize_input: adds what rounds an operator's input; an engine may have
+            operators of its own for it.
 
     Raises:
         UnsupportedError: a format that ONNX Runtime's CPU provider cannot express.
@@ -69,7 +79,10 @@ def build(
         nodes = Nodes(f"{entry.name}/quantized")
         node = graph.node[entry.node]
         packed = contributed and _packs(node, entry, scheme)
-        _quantize(node, entry, operator, scheme, nodes, packed=packed)
+        x = entry.input
+        if plan.activations:
+            x = quantize_input(nodes, operator, scheme, x)
+        _rewire(node, entry, operator, scheme, nodes, x=x, packed=packed)
         used |= packed
         weights[entry.name] = (
             ""
@@ -86,8 +99,13 @@ def build(
     return QuantizedModel(model, observed, weights, plans, transposed)
 
 
-def expressible(operators: Sequence[Operator], scheme: Scheme) -> dict[str, str]:
+def expressible(
+    operators: Sequence[Operator],
+    scheme: Scheme,
+    quantize: QuantizeInput | None = None,
+) -> dict[str, str]:
     """Operators that these nodes cannot express under a scheme, and why."""
+    quantize = quantize or quantize_input
     reasons = {}
     for operator in operators:
         # Kept operators keep their names, so the plan is the whole operator's.
@@ -99,7 +117,7 @@ def expressible(operators: Sequence[Operator], scheme: Scheme) -> dict[str, str]
         nodes = Nodes(operator.name)
         try:
             if plan.activations:
-                quantize_input(nodes, operator, ready, "x")
+                quantize(nodes, operator, ready, "x")
             if plan.weights:
                 store_weight(nodes, small, scheme, transposed=False)
         except UnsupportedError as error:
@@ -113,20 +131,18 @@ def _packs(node: onnx.NodeProto, entry: OnnxOperator, scheme: Scheme) -> bool:
     return int4 and entry.kind == "linear" and node.op_type == "MatMul"
 
 
-def _quantize(
+def _rewire(
     node: onnx.NodeProto,
     entry: OnnxOperator,
     operator: Operator,
     scheme: Scheme,
     nodes: Nodes,
     *,
+    x: str,
     packed: bool,
 ) -> None:
-    """Rewire one node; `packed`: by an operator that holds 4-bit codes."""
+    """Give a node its inputs; `packed`: by an operator that holds 4-bit codes."""
     plan = plan_one(scheme, operator)
-    x = entry.input
-    if plan.activations:
-        x = quantize_input(nodes, operator, scheme, x)
     if plan.weights and packed:
         # The node becomes a name for what MatMulNBits gives.
         product = nodes.name("product")

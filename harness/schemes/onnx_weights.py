@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.errors import UnsupportedError
 from harness.models.types import Operator
-from harness.numerics import FORMATS, Quantized, encode, find_format
+from harness.numerics import FORMATS, Format, Quantized, encode, find_format
 from harness.schemes.apply import block_size, quantize_weight
 from harness.schemes.onnx_activations import FP8_TYPES
 from harness.schemes.onnx_nodes import Nodes
@@ -130,13 +130,17 @@ def _block_scales(nodes: Nodes, quantized: Quantized) -> str:
 
 
 def _decode(nodes: Nodes, element: str, codes: Array) -> str:
-    """Values of codes: a cast for FP8, a table for 4-bit codes packed two a byte."""
+    """Values of codes: a cast for FP8; else a table, 4-bit codes packed two a byte."""
     if element in FP8_TYPES:
         stored = nodes.raw(
             codes.tobytes(), FP8_TYPES[element], codes.shape, "weight_codes"
         )
         return nodes.add("Cast", [stored], to=_FLOAT)
     fmt = FORMATS[element]
+    if fmt.bits == 8 and fmt.kind == "float":
+        stored = nodes.constant(codes.astype(np.uint8), "weight_codes")
+        index = nodes.add("Cast", [stored], to=_INT32)
+        return nodes.add("Gather", [_table(nodes, fmt), index])
     if fmt.bits != 4 or codes.shape[-1] % 2:
         raise UnsupportedError(f"{element} weights in blocks in ONNX operators")
     packed = (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8)
@@ -151,8 +155,11 @@ def _decode(nodes: Nodes, element: str, codes: Array) -> str:
     both = nodes.add("Concat", pair, axis=-1)
     shape = nodes.constant(np.array(codes.shape, np.int64), "shape")
     index = nodes.add("Cast", [nodes.add("Reshape", [both, shape])], to=_INT32)
-    table = nodes.constant(fmt.decoded.astype(np.float32), "table")
-    return nodes.add("Gather", [table, index])
+    return nodes.add("Gather", [_table(nodes, fmt), index])
+
+
+def _table(nodes: Nodes, fmt: Format) -> str:
+    return nodes.constant(fmt.decoded.astype(np.float32), "table")
 
 
 def int4_matmul(

@@ -103,6 +103,15 @@ def test_nan_stays_nan_in_fp8():
     assert np.isnan(quantized(np.float32([[np.nan]])).item())
 
 
+@deviates("Clip turns NaN into its lower bound")
+def test_nan_is_not_clipped():
+    """ONNX defines Clip by Less and Where: NaN is below nothing."""
+    bounds = [tensor(np.float32(-2), "a"), tensor(np.float32(2), "b")]
+    found = run([node("Clip", ["x", "a", "b"], ["y"])], bounds, np.float32([[np.nan]]))
+
+    assert np.isnan(found.item())
+
+
 @deviates("float32 constants below 2**-126 are replaced by 0")
 def test_a_subnormal_constant_is_kept():
     """max(0, 2**-127) is 2**-127, the smallest scale of an MX block."""

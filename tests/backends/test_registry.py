@@ -18,7 +18,7 @@ from harness.schemes.catalogue import SCHEMES
 #: In the order that messages list them.
 SHIPPED = (
     *("analog", "iree", "llama.cpp", "onnx-reference", "onnxruntime", "openvino"),
-    *("torch", "torch-compile"),
+    *("quark", "tensorrt", "torch", "torch-compile"),
 )
 
 

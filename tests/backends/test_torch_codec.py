@@ -11,8 +11,9 @@ from harness.numerics import FORMATS, decode, encode, quantize
 torch = pytest.importorskip("torch")
 codec = pytest.importorskip("harness.backends.torch_codec")
 
-ELEMENTS = ["fp8_e4m3", "fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz", "fp4_e2m1"]
-BLOCKS = ["mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4"]
+ELEMENTS = ["fp8_e4m3", "fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz"]
+ELEMENTS += ["fp4_e2m1", "fp8_e1m6"]
+BLOCKS = ["mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4", "bfp16"]
 
 
 def every_half():
@@ -83,13 +84,23 @@ def test_blocks_round_as_the_oracle_rounds_them(fmt, axis):
 def test_packing_keeps_every_code(element, length):
     """Two a byte, the low nibble first; an odd tail is padded and cut again."""
     codes = (np.arange(3 * length, dtype=np.uint8) % 16).reshape(3, length)
-    packed = codec.pack(torch.from_numpy(codes))
+    packed = codec.pack(torch.from_numpy(codes), element)
     found = codec.unpack(packed, element, length).numpy()
 
     assert packed.shape == (3, (length + 1) // 2)
     assert np.array_equal(found, decode(codes, element))
     if length > 1:
         assert int(packed[0, 0]) == codes[0, 0] | codes[0, 1] << 4
+
+
+def test_a_code_of_eight_bits_is_a_byte():
+    """Every code decodes to what the oracle decodes it to, its sign of zero too."""
+    codes = np.arange(256, dtype=np.uint8)
+    packed = codec.pack(torch.from_numpy(codes), "fp8_e1m6")
+    found = codec.unpack(packed, "fp8_e1m6", 256).numpy()
+
+    assert packed.shape == (256,)
+    assert found.tobytes() == decode(codes, "fp8_e1m6").tobytes()
 
 
 def test_powers_of_two_at_every_exponent():

@@ -106,6 +106,21 @@ def test_a_reply_stops_at_its_limit_or_its_end(model, session):
         assert ((entry.probabilities > 0) & (entry.probabilities <= 1)).all()
 
 
+def test_any_of_several_ends_ends_a_reply(model, session):
+    """The token is kept, as the one end is."""
+    asked = requests(model)
+    plain = session.generate(asked, batch=4)
+    module = session.module
+    first = {name: entry.tokens[0] for name, entry in plain.items()}
+    before, module.ends = module.ends, (*module.ends, *first.values())
+    found = session.generate(asked, batch=4)
+    module.ends = before
+
+    for name, entry in found.items():
+        assert entry.ended
+        assert entry.tokens.tolist() == [first[name]]
+
+
 def cases(model):
     return [Case(t, model.prepare({"text": t * 3}, "")) for t in TEXTS]
 

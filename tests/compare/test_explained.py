@@ -247,9 +247,13 @@ def test_another_code_is_told_from_a_rounding_more():
 
 
 def test_a_value_that_is_flushed_to_zero_is_not_another_code():
-    """Of float32 values below 2**-126 alone: the smallest normal one must be there."""
+    """Nor what a flushed scale makes of its codes; the next larger must be there."""
     exact = np.array([2.0**-127, -(2.0**-149), 2.0**-126, -1.0], np.float32)
     flushed = np.where(np.abs(exact) < 2.0**-126, 0, exact)
+    codes = np.array([1, -127, 448, 512], np.float32)
+    scaled = codes * np.float32(2.0**-126 - 2.0**-149)
+    without = np.where(np.abs(codes) <= 448, 0, scaled)
 
     assert other_codes(flushed, exact) == 0
-    assert other_codes(np.where(np.abs(exact) < 1, 0, exact), exact) == 1
+    assert other_codes(without, scaled) == 0
+    assert other_codes(np.zeros(4, np.float32), scaled) == 1

@@ -8,6 +8,7 @@ import pytest
 from harness.backends.protocol import Outputs
 from harness.defects import DEFECTS
 from harness.defects.runtime import PlantedSession
+from harness.errors import UnsupportedError
 
 
 class Doubling:
@@ -59,6 +60,12 @@ def test_which_entries_of_a_batch_are_wrong(name, batch, wrong):
 
     right = ids(0, batch)["input_ids"] * 2
     assert np.flatnonzero((y != right).any(axis=1)).tolist() == wrong
+
+
+def test_a_model_without_tokens_has_no_first_one():
+    """The planting does not fit, rather than never fire."""
+    with pytest.raises(UnsupportedError, match="takes no tokens"):
+        planted("first_token_missing").run({"audio": np.zeros((1, 4))})
 
 
 def test_a_reused_buffer_is_written_over_by_the_next_call():

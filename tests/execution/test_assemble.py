@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from harness.backends.protocol import Arithmetic, Availability
-from harness.behaviours.types import Answer
+from harness.behaviours.types import Answer, Behaviour, Reply
 from harness.execution.assemble import Context, assemble
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
@@ -30,6 +31,7 @@ class Kind:
     """Every answer is right."""
 
     name = "fine"
+    reads = "outputs"
 
     def evaluate(self, cases, _outputs, _options, _metadata):
         """One answer a case."""
@@ -38,7 +40,7 @@ class Kind:
 
 def context(tags):
     """A suite of three cases with these tags."""
-    behaviour = SimpleNamespace(name="fine", kind="fine", options={}, margin=None)
+    behaviour = Behaviour(kind="fine", name="fine")
     golden = Golden(
         suite="s",
         model_fingerprint="",
@@ -61,6 +63,7 @@ def context(tags):
         reference=REFERENCE,
         behaviours={"fine": Kind()},
         metrics={},
+        every=frozenset(CASES),
     )
 
 
@@ -142,3 +145,112 @@ def test_two_runs_of_a_device_differ_as_it_differs_from_the_reference():
 def test_a_noisy_target_that_cannot_be_drawn_keeps_the_noise_floor():
     """As before: what the reference moves by itself."""
     assert repeated(0.5, drawable=False).limit_source == "noise floor"
+
+
+def judged(
+    outputs, behaviour, *, golden=None, kind=None, replies=None, reference=REFERENCE
+):
+    """Behaviours of a target that gave these outputs, and was asked for no more."""
+    whole = context({})
+    suite = SimpleNamespace(**{**vars(whole.suite), "behaviours": (behaviour,)})
+    golden = golden or whole.golden
+    run = {case: entry for case, entry in golden.outputs.items() if case in outputs}
+    asked = tuple(case for case in whole.description.cases if case.id in outputs)
+    scheme = SimpleNamespace(name="fp8", weight_only=True)
+    return assemble(
+        dataclasses.replace(
+            whole,
+            suite=suite,
+            description=dataclasses.replace(whole.description, cases=asked),
+            golden=dataclasses.replace(golden, outputs=run),
+            reference={case: reference[case] for case in outputs},
+            behaviours={"fine": kind or Kind()},
+        ),
+        SimpleNamespace(backend="b", scheme=scheme, required=False),
+        TargetRun(
+            availability=Availability(available=True),
+            outputs=outputs,
+            replies=replies or {},
+        ),
+        oracle=None,
+        baseline=None,
+        budgets={},
+    ).behaviours
+
+
+def test_a_behaviour_of_all_cases_is_not_judged_on_a_selection():
+    """A selection may have looked at the answers; every case cannot."""
+    some = {"a": REFERENCE["a"]}
+    whole = Behaviour(kind="fine", name="fine", all_cases=True)
+
+    assert judged(REFERENCE, whole)[0].cases == CASES
+    assert judged(some, whole) == ()
+    assert judged(some, Behaviour(kind="fine", name="fine"))[0].cases == ("a",)
+
+
+def test_what_the_reference_wrote_answers_a_behaviour_that_is_newer():
+    """Read from the golden's replies, by the same judge as the target's."""
+
+    class Long(Kind):
+        """Right when it is a long reply."""
+
+        reads = "replies"
+
+        def evaluate(self, cases, replies, _options, _metadata):
+            return {c.id: Answer("", len(replies[c.id].text) > 2) for c in cases}
+
+    wrote = {
+        case: {
+            "answer": text,
+            "right": True,
+            "tokens": [1],
+            "probabilities": [1.0],
+            "ended": True,
+        }
+        for case, text in zip(CASES, ("long", "long", "s"), strict=True)
+    }
+    golden = dataclasses.replace(context({}).golden, behaviours={"replies": wrote})
+    one = np.ones(1)
+    replies = {
+        case: Reply(text=text, tokens=one, probabilities=one, ended=True)
+        for case, text in zip(CASES, ("long", "s", "s"), strict=True)
+    }
+    found = judged(
+        REFERENCE,
+        Behaviour(kind="fine", name="fine"),
+        golden=golden,
+        kind=Long(),
+        replies=replies,
+    )[0]
+
+    assert found.reference_right.tolist() == [True, True, False]
+    assert found.target_right.tolist() == [True, False, False]
+
+
+class Largest(Kind):
+    """Right for the case whose output is larger than every other's."""
+
+    among_cases = True
+
+    def evaluate(self, cases, outputs, _options, _metadata):
+        sizes = {case.id: float(outputs[case.id]["y"].sum()) for case in cases}
+        return {c: Answer(c, s == max(sizes.values())) for c, s in sizes.items()}
+
+
+def test_answers_among_some_cases_are_compared_among_the_same():
+    """What the reference answered among all of them is another question."""
+    sizes = dict(zip(CASES, (1.0, 2.0, 3.0), strict=True))
+    reference = {case: {"y": np.full(3, size)} for case, size in sizes.items()}
+    recorded = {c: {"answer": c, "right": c == "c"} for c in CASES}
+    golden = dataclasses.replace(
+        context({}).golden,
+        outputs={c: {"y": compact(a["y"])} for c, a in reference.items()},
+        behaviours={"fine": recorded},
+    )
+    some = {case: reference[case] for case in ("a", "b")}
+    asked = {"golden": golden, "kind": Largest(), "reference": reference}
+
+    found = judged(some, Behaviour(kind="fine", name="fine"), **asked)[0]
+
+    assert found.reference_right.tolist() == found.target_right.tolist()
+    assert found.target_right.tolist() == [False, True]

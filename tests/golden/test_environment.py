@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from harness.errors import GoldenMismatch, GoldenMissing
-from harness.golden.environment import differences, environment, environment_key
+from harness.golden.environment import (
+    differences,
+    environment,
+    environment_key,
+    since,
+)
 from harness.golden.run_store import (
     read_run_outputs,
     target_environment,
@@ -50,6 +55,14 @@ def keep(folder):
     here = target_environment("onnxruntime", "1.32.0", "cpu")
     write_run_outputs(folder, outputs, where=here)
     return outputs, here
+
+
+def test_since_compares_what_both_noted():
+    """A variable set today counts; what was not noted there, or who recorded, not."""
+    there = environment() | {"cpu": "another", "reference_backend": "torch"}
+    del there["variable.GLIBC_TUNABLES"]
+    assert since(there) == {"cpu": ("another", environment()["cpu"])}
+    assert since(environment() | {"package.quantharness": "0.1"}) == {}
 
 
 def test_run_outputs(tmp_path):

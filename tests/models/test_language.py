@@ -11,7 +11,7 @@ import torch
 from harness.errors import CasesError, ModelError
 from harness.models.chat import ChatTokenizer
 from harness.models.gguf_file import unpack
-from harness.models.language import ROWS, rows_of
+from harness.models.language import ROWS, end_tokens, rows_of
 from harness.models.load import load_model
 
 from .tiny_gguf import HEADS, weights, write_gguf
@@ -182,3 +182,21 @@ def test_a_template_in_the_tokenizers_settings_is_found(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
 
     assert settings["chat_template"] == ChatTokenizer(tmp_path).template
+
+
+def test_a_reply_may_have_several_ends(tmp_path):
+    """The end of a turn and the end of the text, as chat models have."""
+    (tmp_path / "config.json").write_text('{"eos_token_id": [7, 2]}')
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 9}')
+    assert end_tokens(tmp_path) == (7, 2, 9)
+
+    (tmp_path / "generation_config.json").unlink()
+    (tmp_path / "config.json").write_text('{"eos_token_id": null}')
+    assert end_tokens(tmp_path) == ()
+
+
+def test_an_end_that_is_no_token_is_named(tmp_path):
+    """With the file and what was found."""
+    (tmp_path / "config.json").write_text('{"eos_token_id": ["</s>"]}')
+    with pytest.raises(ModelError, match=r"config\.json: eos_token_id=\['</s>'\]"):
+        end_tokens(tmp_path)

@@ -32,6 +32,18 @@ GFLOAT = {
     "fp6_e2m3": gf.format_info_ocp_e2m3,
     "fp6_e3m2": gf.format_info_ocp_e3m2,
     "fp4_e2m1": gf.format_info_ocp_e2m1,
+    "fp8_e1m6": gfloat.FormatInfo(
+        name="e1m6",
+        k=8,
+        precision=7,
+        bias=1,
+        is_signed=True,
+        domain=gfloat.Domain.Finite,
+        has_nz=True,
+        num_high_nans=0,
+        has_subnormals=True,
+        is_twos_complement=False,
+    ),
     "fp16": gf.format_info_binary16,
     "bf16": gf.format_info_bfloat16,
 }

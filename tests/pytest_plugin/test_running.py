@@ -24,8 +24,12 @@ def test_a_clean_suite_passes_and_prints_the_matrix(suite, quant):
     )
 
 
-def test_a_defect_fails_the_check_that_found_it(suite, planted, quant):
-    """`unexplained` fails with the operators' names; drift, within budget, does not."""
+def test_a_defect_fails_the_check_that_found_it(suite, planted, quant, monkeypatch):
+    """`unexplained` fails with the operators' names; drift, within budget, does not.
+
+    What differs from where the golden was recorded stands beside it.
+    """
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":8")
     result = quant("--quant-plugin", planted, *INT8, suite)
 
     assert FAILED == result.ret
@@ -34,6 +38,7 @@ def test_a_defect_fails_the_check_that_found_it(suite, planted, quant):
     assert "tiny/planted/int8/unexplained" in text
     assert "operator 0: unexplained=" in text
     assert "quantharness explain" in text
+    assert "since its golden was recorded: variable.CUBLAS_WORKSPACE_CONFIG" in text
     assert "Traceback" not in text
     failed = [line for line in result.outlines if line.startswith("FAILED")]
     assert not any("int8/drift" in line for line in failed)

@@ -12,7 +12,7 @@ import pytest
 from harness.judge.serial import report_from_dict
 from harness.judge.types import OperatorResult, Verdict
 from harness.reports import junit, markdown, page
-from harness.reports.terminal import Progress, print_json, print_report
+from harness.reports.terminal import Progress, print_explanation, print_json, print_report
 
 sys.path.insert(0, str(Path(__file__).parent))
 from make import judgement, report
@@ -134,6 +134,27 @@ def test_terminal_is_plain_where_it_is_not_a_terminal(capsys):
     assert "\x1b" not in out
     assert "worst operator: c.d" in out
     assert "next: quantharness explain reports/x minilm/torch/fp8" in out
+
+
+def test_what_else_changed_since_the_golden_stands_beside_a_failure(capsys):
+    """Terminal, Markdown and page name it for suites in trouble; for others nothing."""
+    changed = {"minilm": {"cpu": ("EPYC", "Xeon")}, "vad": {"cpu": ("EPYC", "Xeon")}}
+    wrong = report(
+        judgement(verdict=Verdict.DRIFT), judgement(suite="vad"), since_golden=changed
+    )
+    line = "since its golden was recorded: cpu EPYC -> Xeon"
+    print_report(wrong)
+    assert f"minilm: {line}" in capsys.readouterr().out
+    print_explanation(wrong, everything=False)
+    shown = capsys.readouterr().out
+    assert f"minilm: {line}" in shown
+    assert "vad" not in shown
+    assert "golden of `minilm` was recorded: cpu EPYC -" in markdown.render(wrong)
+    assert "golden of `vad`" not in markdown.render(wrong)
+    assert page.render(wrong).count("cpu EPYC -&gt; Xeon") == 1
+    print_report(report(judgement(), since_golden=changed))
+    assert "golden" not in capsys.readouterr().out
+    assert report_from_dict(wrong.as_dict()) == wrong
 
 
 def test_terminal_says_one_reason_once(capsys):

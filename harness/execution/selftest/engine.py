@@ -103,9 +103,9 @@ class SelfTest:
                         self.journal.add(key_of(item), found)
 
     def _tried(self, item: Item, worker: Worker) -> Trial:
-        """One trial; what few cases miss is tried on all of them."""
+        """One trial; what few cases miss, or never meet, is tried on all of them."""
         trial = item.stage.trial(item, worker)
-        if item.planting is not None and not trial.caught and trial.planted:
+        if item.planting is not None and not trial.caught and not trial.unfit:
             return item.stage.trial(item, worker, whole=True)
         return trial
 

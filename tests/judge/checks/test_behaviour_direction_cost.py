@@ -70,6 +70,28 @@ def test_a_stated_margin_is_forgiven_and_must_be_resolved(make):
         assert found.verdict is verdict, (lost, cases, margin)
 
 
+@pytest.mark.parametrize(
+    ("lost", "margin", "verdict"),
+    [
+        (12, None, Verdict.PASS),
+        (36, None, Verdict.BEHAVIOUR),
+        (12, 0.05, Verdict.BEHAVIOUR),
+    ],
+)
+def test_what_is_right_because_the_reference_did_it_may_change(
+    make, lost, margin, verdict
+):
+    """No accuracy that was published says how often: most must stay, or as stated."""
+    weight = WeightEvidence(operator="a", expected="fp8_e4m3", found="fp8_e4m3")
+    entry = dataclasses.replace(
+        make["behaviour"](lost=lost, margin=margin), relative=True
+    )
+
+    found = judge(make["evidence"](weights=(weight,), behaviours=(entry,)))
+
+    assert found.verdict is verdict
+
+
 def test_the_smallest_loss_that_would_be_seen_is_stated(make):
     """With every verdict, also a pass."""
     found = judge(make["evidence"]())

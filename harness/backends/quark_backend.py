@@ -1,0 +1,151 @@
+"""AMD Quark's operators in ONNX Runtime: how Ryzen AI's tools round inputs.
+
+Weights are stored and decoded as for every engine of ONNX; inputs go through
+`com.amd.quark::MXQuantizeDequantize`, or `BFPQuantizeDequantize` for BFP16, from the
+library that Quark compiles. Its packages do not go with others, so it lives in an
+environment of its own: `quantharness setup quark`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from harness.backends.environments import interpreter, is_inside, read_lock
+from harness.backends.onnx_build import support
+from harness.backends.onnx_session import Settings
+from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
+from harness.backends.protocol import Availability, Session, Support
+from harness.errors import UnsupportedError
+from harness.models.types import Model, Operator
+from harness.numerics import find_format
+from harness.schemes.apply import block_size
+from harness.schemes.onnx_nodes import Nodes
+from harness.schemes.types import Scheme
+
+if TYPE_CHECKING:
+    from harness.schemes.onnx_qdq import QuantizedModel
+
+ENVIRONMENT: Final = "quark"
+DOMAIN: Final = "com.amd.quark"
+#: Round half to even, of the numbers that Quark gives its rounding modes.
+_HALF_TO_EVEN: Final = 2
+#: The element of BFP16, which has an operator of its own.
+_BFP: Final = "fp8_e1m6"
+#: Elements that its operators round to.
+_ELEMENTS: Final = frozenset(
+    {"fp8_e4m3", "fp8_e5m2", "fp6_e3m2", "fp6_e2m3", "fp4_e2m1", _BFP}
+)
+#: Bits that Quark counts in a number of BFP16: eight of them are the block's exponent.
+_BFP_BITS: Final = 16
+
+
+class QuarkBackend(OnnxRuntimeBackend):
+    """ONNX Runtime's CPU provider with Quark's custom operators.
+
+    Args:
+        precision: of an unquantized model.
+        name: registered under it.
+    """
+
+    variants: ClassVar = {}
+    own_environment: ClassVar = ENVIRONMENT
+
+    def __init__(self, precision: str = "fp32", *, name: str = "quark") -> None:
+        super().__init__(precision, name=name)
+
+    def probe(self) -> Availability:
+        """Whether its environment was made; inside it, whether Quark works."""
+        lock = read_lock(ENVIRONMENT)
+        if not is_inside(ENVIRONMENT):
+            if interpreter(ENVIRONMENT) is None:
+                return Availability(
+                    available=False,
+                    reason=f"not set up; `quantharness setup {ENVIRONMENT}` makes its "
+                    f"environment ({lock.size})",
+                )
+            return Availability(
+                available=True,
+                version=lock.version("amd-quark"),
+                device="cpu",
+            )
+        try:
+            self._load_library()
+        except Exception as error:  # noqa: BLE001 - a broken install must not raise here
+            return Availability(available=False, reason=f"does not load: {error}")
+        return Availability(available=True, version=version("amd-quark"), device="cpu")
+
+    def supports(self, model: Model, scheme: Scheme) -> Support:
+        """Whether inputs are quantized, to MX or BFP16, with the OCP scale rule."""
+        tensor = scheme.activations
+        reason = ""
+        if tensor is None:
+            reason = "no input is quantized: nothing of Quark would run"
+        else:
+            fmt = find_format(tensor.format)
+            rule = tensor.rule or fmt.rule
+            if fmt.scale != "fp8_e8m0" or fmt.element not in _ELEMENTS:
+                reason = f"Quark's operators round to MX and BFP16, not to {fmt.name}"
+            elif rule != "floor":
+                reason = f"its scale rule is OCP's floor, not {rule}"
+        if reason:
+            return Support(supported=False, reason=f"quark: {reason}")
+        return support(model, scheme, quantize_input)
+
+    def load(self, model: Model, scheme: Scheme | None) -> Session:
+        """Load Quark's library, build and load the model.
+
+        Raises:
+            UnsupportedError: the format or a kernel is not there.
+            BackendError: the model does not load.
+        """
+        self._load_library()
+        return super().load(model, scheme)
+
+    def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
+        """The ONNX model that a scheme becomes here.
+
+        Raises:
+            UnsupportedError: the format has no expression.
+        """
+        from harness.schemes.onnx_qdq import build
+
+        built = build(model.onnx(), scheme, quantize_input=quantize_input)
+        built.proto.opset_import.add(domain=DOMAIN, version=1)
+        return built
+
+    def _load_library(self) -> None:
+        """Compile (once) and find the library of operators."""
+        from quark.onnx import get_library_path
+
+        library: Any = get_library_path("CPU")
+        self.settings = Settings(libraries=(str(library),))
+
+
+def quantize_input(nodes: Nodes, operator: Operator, scheme: Scheme, x: str) -> str:
+    """One operator of Quark's; returns the decoded tensor's name.
+
+    Raises:
+        UnsupportedError: a granularity that it does not have.
+    """
+    tensor = scheme.activations
+    assert tensor is not None  # sanity check
+    if tensor.granularity != "block":
+        raise UnsupportedError(f"{tensor.granularity} activations in Quark's operators")
+    element = find_format(tensor.format).element
+    if element == _BFP:
+        kind = "BFPQuantizeDequantize"
+        rounds_to: dict[str, Any] = {"bfp_method": "to_bfp", "bit_width": _BFP_BITS}
+    else:
+        kind = "MXQuantizeDequantize"
+        rounds_to = {"element_dtype": element, "scale_dtype": "e8m0"}
+    return nodes.add(
+        kind,
+        [x],
+        domain=DOMAIN,
+        # Along what is multiplied and added: the last axis, a convolution's channels.
+        axis=-1 if operator.kind == "linear" else 1,
+        block_size=block_size(tensor),
+        rounding_mode=_HALF_TO_EVEN,
+        **rounds_to,
+    )

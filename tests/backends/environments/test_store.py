@@ -1,0 +1,157 @@
+"""An environment is made once, whole or not at all; workers run in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.backends import environments
+from harness.backends.environments import lock as lock_module
+from harness.backends.environments import store
+from harness.cli.main import main
+from harness.errors import BackendError, UsageError
+from harness.execution.isolation import Worker
+
+
+@pytest.fixture
+def locked(tmp_path, monkeypatch):
+    """A folder of locks instead of ours, and a cache folder of its own."""
+    folder = tmp_path / "locks"
+    folder.mkdir()
+    monkeypatch.setenv("QUANTHARNESS_CACHE", str(tmp_path / "cache"))
+
+    def read(name):
+        return lock_module.read_lock(name, folder)
+
+    monkeypatch.setattr(store, "read_lock", read)
+    monkeypatch.setattr(environments, "read_lock", read)
+    monkeypatch.setattr(environments, "locks", lambda: lock_module.locks(folder))
+
+    def write(text, name="tiny"):
+        (folder / f"{name}.txt").write_text(text)
+        return read(name)
+
+    return write
+
+
+def test_what_ships_is_exact():
+    """Every lock reads, says what it is for and proves itself."""
+    assert environments.locks()
+    for name in environments.locks():
+        lock = environments.read_lock(name)
+        assert lock.summary
+        assert lock.size
+        assert lock.check
+        assert len({r.partition("==")[0] for r in lock.requirements}) == len(
+            lock.requirements
+        )
+
+
+@pytest.mark.parametrize("line", ["numpy", "numpy>=2", "numpy == 2.0", "==2", "-r x"])
+def test_a_version_that_is_not_exact_is_named(locked, line):
+    """With its file and line."""
+    with pytest.raises(UsageError, match=r"tiny\.txt:2: .* should be NAME==VERSION"):
+        locked(f"# Tiny.\n{line}\n")
+
+
+def test_another_version_is_another_environment(locked):
+    """Nothing is made over what another lock made."""
+    first = store.folder_of(locked("# Tiny.\na==1\n"))
+    assert first != store.folder_of(locked("# Tiny.\na==2\n"))
+    assert first == store.folder_of(locked("# Other words.\na==1\n"))
+
+
+@pytest.mark.quant_slow
+def test_it_is_made_once_and_used_by_a_worker(locked, tmp_path, capsys):
+    """A worker in it is another Python; what it lacks comes from ours."""
+    locked("# Tiny.\n# size: 20 MB\n# check: import sys\n")
+    assert store.interpreter("tiny") is None
+    assert store.variables("tiny") == {}
+
+    folder = store.set_up("tiny", on_line=lambda _: None)
+
+    python = store.interpreter("tiny")
+    assert python is not None
+    assert python.is_relative_to(folder)
+    made = (folder / "ready.json").stat().st_mtime_ns
+    assert store.set_up("tiny", on_line=lambda _: None) == folder
+    assert (folder / "ready.json").stat().st_mtime_ns == made
+
+    (tmp_path / "asks.py").write_text(
+        "import sys, numpy, harness\nprint(sys.prefix, numpy.__file__)\n"
+    )
+    environment = {**os.environ, **store.variables("tiny")}
+    environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    command = store.launch("tiny", "asks")
+    found = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    )
+    prefix, numpy = found.stdout.split()
+    assert Path(prefix) == folder
+    assert not Path(numpy).is_relative_to(folder)
+
+    assert main(["setup"]) == 0
+    assert "tiny       ready" in capsys.readouterr().out
+    assert main(["setup", "tiny", "--remove", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"]
+    assert not folder.exists()
+    assert not store.remove("tiny")
+
+
+@pytest.mark.quant_slow
+def test_what_was_interrupted_is_not_taken_for_made(locked):
+    """No marker, no environment; the next setup begins anew."""
+    lock = locked("# Tiny.\n# check: raise SystemExit('no compiler here')\n")
+    with pytest.raises(BackendError, match="no compiler here"):
+        store.set_up("tiny", on_line=lambda _: None)
+    assert store.folder_of(lock).exists()
+    assert store.interpreter("tiny") is None
+    with pytest.raises(BackendError, match="quantharness setup tiny"):
+        store.launch("tiny", "asks")
+
+
+@pytest.mark.quant_slow
+def test_a_package_that_cannot_be_had_says_what_pip_said(locked, monkeypatch, capsys):
+    """Exit code 3: infrastructure, not the suite's fault."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    locked("# Tiny.\n# size: 1 MB\nno-such-package-at-all==9.9\n")
+
+    assert main(["setup", "tiny"]) == 3
+
+    assert "no-such-package-at-all==9.9" in capsys.readouterr().err
+
+
+def test_two_at_once_do_not_mix(locked):
+    """The second is told to wait."""
+    lock = locked("# Tiny.\n")
+    told = pytest.raises(UsageError, match="another process")
+    with store._alone(store.folder_of(lock)), told:
+        store.set_up("tiny", on_line=lambda _: None)
+
+
+def test_an_unknown_name_is_corrected(capsys):
+    """With the nearest that there is."""
+    assert main(["setup", "quarks"]) == 2
+    assert "did you mean 'quark'?" in capsys.readouterr().err
+    assert main(["setup", "--remove"]) == 2
+
+
+def test_a_worker_of_an_environment_that_is_gone_says_so(locked, tmp_path):
+    """Removed while a run goes on."""
+    locked("# Tiny.\n")
+    environment = {store.VARIABLE: "tiny"}
+    told = pytest.raises(BackendError, match="quantharness setup tiny")
+    with Worker(log=tmp_path / "log", environment=environment) as worker, told:
+        worker.run(None, timeout=10)
+
+
+def test_ours_is_no_environment():
+    """What runs these tests was not started by a worker."""
+    assert not store.is_inside("quark")
+    assert sys.prefix
