@@ -28,13 +28,10 @@ Evaluate = Callable[[bytes], Mapping[str, Array]]
 _FLOAT: Final = 1
 _UINT8: Final = 2
 _FLOAT8: Final = (17, 18, 19, 20)
-#: Operators that round, beside casts; the last two are Quark's.
-_ROUNDING: Final = (
-    "QuantizeLinear",
-    "Round",
-    "MXQuantizeDequantize",
-    "BFPQuantizeDequantize",
-)
+#: Quark's operators, which round and decode in one.
+ROUNDS_AND_DECODES: Final = ("MXQuantizeDequantize", "BFPQuantizeDequantize")
+#: Operators that round, beside casts.
+_ROUNDING: Final = ("QuantizeLinear", "Round", *ROUNDS_AND_DECODES)
 
 #: ONNX element type of stored codes -> what is shown, and the elements it can hold.
 _STORED: Final[Mapping[int, tuple[str, tuple[str, ...]]]] = {
@@ -78,10 +75,16 @@ def read_artifact(
         if codes is None or scheme.weights is None:
             continue
         value = decoded[name] if name else _unpack(producers, nodes[operator], tensors)
+        rounded = producers[name].op_type if name else ""
+        is_float = codes.data_type == _FLOAT and rounded in ROUNDS_AND_DECODES
+        wanted = scheme.weights.format
+        scales = [_scales(t) for t in own if "/weight_scale" in t.name]
         weights[operator] = QuantizedTensor(
-            format=_format(codes.data_type, scheme.weights.format),
-            stored_as=_stored_as(codes.data_type, scheme.weights.format),
-            scales=_scales(next(t for t in own if "/weight_scale" in t.name)),
+            format=wanted if is_float else _format(codes.data_type, wanted),
+            stored_as=f"float32, rounded by {rounded} when it runs"
+            if is_float
+            else _stored_as(codes.data_type, wanted),
+            scales=scales[0] if scales else np.zeros(0, np.float32),
             decoded=value.T if operator in built.transposed and name else value,
             nbytes=sum(len(tensor.raw_data) for tensor in own),
         )

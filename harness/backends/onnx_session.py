@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -128,14 +128,19 @@ def open_session(
         raise BackendError(f"onnxruntime does not load the model: {text}") from None
 
 
-def evaluate(data: bytes) -> dict[str, Array]:
-    """Outputs of a model without inputs, on the CPU, every optimization off."""
+def evaluate(data: bytes, libraries: Sequence[str] = ()) -> dict[str, Array]:
+    """Outputs of a model without inputs, on the CPU, every optimization off.
+
+    `libraries`: files of custom operators that it has.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_DISABLE_ALL
+    for library in libraries:
+        options.register_custom_ops_library(library)
     session = onnxruntime.InferenceSession(data, options, providers=[CPU])
     names = [value.name for value in session.get_outputs()]
     return dict(zip(names, session.run(names, {}), strict=True))

@@ -6,6 +6,7 @@ through a second session of the same model whose graph has more outputs.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import time
 from collections.abc import Collection, Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
-from harness.backends.onnx_artifact import read_artifact
+from harness.backends.onnx_artifact import ROUNDS_AND_DECODES, read_artifact
 from harness.backends.onnx_build import support, unquantized
 from harness.backends.onnx_language import with_cache
 from harness.backends.onnx_pool import Pool
@@ -306,6 +307,8 @@ class OnnxRuntimeSession:
             detail = f"weights stored in {self._precision}, computed in fp32"
         elif packed:
             detail = f"MatMulNBits on packed INT4: {len(packed)} operators"
+        elif self._rounds_weights():
+            detail = f"float32 weights rounded in the graph, {stored} arithmetic"
         else:
             detail = f"low-precision weights decoded in the graph, {stored} arithmetic"
         others = len(self._built.weights) - len(packed)
@@ -315,6 +318,14 @@ class OnnxRuntimeSession:
             operands=stored,
             execution="emulated" if not packed else "mixed" if others else "native",
             detail=f"{detail}; {self._where()}",
+        )
+
+    def _rounds_weights(self) -> bool:
+        """Whether weights are rounded when the model runs, not stored as codes."""
+        weights = set(self._built.weights.values())
+        return any(
+            node.op_type in ROUNDS_AND_DECODES and node.output[0] in weights
+            for node in self._built.proto.graph.node
         )
 
     def _where(self) -> str:
@@ -353,4 +364,5 @@ class OnnxRuntimeSession:
     def artifact(self) -> Artifact:
         """Weights as ONNX Runtime itself decodes them from the built model's bytes."""
         assert self._scheme is not None  # sanity check
-        return read_artifact(self._bytes, self._built, self._scheme, evaluate)
+        run = functools.partial(evaluate, libraries=self._settings.libraries)
+        return read_artifact(self._bytes, self._built, self._scheme, run)

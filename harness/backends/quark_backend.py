@@ -1,6 +1,7 @@
 """AMD Quark's operators in ONNX Runtime: how Ryzen AI's tools round inputs.
 
-Weights are stored and decoded as for every engine of ONNX; inputs go through
+Weights are stored and decoded as for every engine of ONNX, or rounded when the model
+runs, as Quark writes them (`quark@exported`); inputs go through
 `com.amd.quark::MXQuantizeDequantize`, or `BFPQuantizeDequantize` for BFP16, from the
 library that Quark compiles. Its packages do not go with others, so it lives in an
 environment of its own: `quantharness setup quark`.
@@ -9,19 +10,22 @@ environment of its own: `quantharness setup quark`.
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+import numpy as np
 
 from harness.backends.environments import interpreter, is_inside, read_lock
 from harness.backends.onnx_build import support
 from harness.backends.onnx_session import Settings
 from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
-from harness.backends.protocol import Availability, Session, Support
+from harness.backends.protocol import Availability, Session, Support, Variant
 from harness.errors import UnsupportedError
 from harness.models.types import Model, Operator
 from harness.numerics import find_format
 from harness.schemes.apply import block_size
 from harness.schemes.onnx_nodes import Nodes
-from harness.schemes.types import Scheme
+from harness.schemes.onnx_weights import store_weight
+from harness.schemes.types import Scheme, TensorScheme
 
 if TYPE_CHECKING:
     from harness.schemes.onnx_qdq import QuantizedModel
@@ -46,13 +50,27 @@ class QuarkBackend(OnnxRuntimeBackend):
     Args:
         precision: of an unquantized model.
         name: registered under it.
+        weights: "stored" as codes; or "rounded" from float32 by Quark's operators when
+            the model runs, which is how Quark's own quantizer writes a model.
     """
 
-    variants: ClassVar = {}
+    variants: ClassVar = {
+        "exported": Variant(
+            summary="weights in float32, rounded by Quark's operators when it runs",
+            options={"weights": "rounded"},
+        )
+    }
     own_environment: ClassVar = ENVIRONMENT
 
-    def __init__(self, precision: str = "fp32", *, name: str = "quark") -> None:
+    def __init__(
+        self,
+        precision: str = "fp32",
+        *,
+        name: str = "quark",
+        weights: Literal["stored", "rounded"] = "stored",
+    ) -> None:
         super().__init__(precision, name=name)
+        self.weights = weights
 
     def probe(self) -> Availability:
         """Whether its environment was made; inside it, whether Quark works."""
@@ -77,17 +95,13 @@ class QuarkBackend(OnnxRuntimeBackend):
 
     def supports(self, model: Model, scheme: Scheme) -> Support:
         """Whether inputs are quantized, to MX or BFP16, with the OCP scale rule."""
-        tensor = scheme.activations
-        reason = ""
-        if tensor is None:
+        reason = _lacks(scheme.activations) if scheme.activations else ""
+        if self.weights == "rounded" and scheme.checkpoint:
+            reason = "a checkpoint's codes are stored, not rounded"
+        elif self.weights == "rounded" and scheme.weights is not None:
+            reason = reason or _lacks(scheme.weights)
+        elif scheme.activations is None:
             reason = "no input is quantized: nothing of Quark would run"
-        else:
-            fmt = find_format(tensor.format)
-            rule = tensor.rule or fmt.rule
-            if fmt.scale != "fp8_e8m0" or fmt.element not in _ELEMENTS:
-                reason = f"Quark's operators round to MX and BFP16, not to {fmt.name}"
-            elif rule != "floor":
-                reason = f"its scale rule is OCP's floor, not {rule}"
         if reason:
             return Support(supported=False, reason=f"quark: {reason}")
         return support(model, scheme, quantize_input)
@@ -110,7 +124,12 @@ class QuarkBackend(OnnxRuntimeBackend):
         """
         from harness.schemes.onnx_qdq import build
 
-        built = build(model.onnx(), scheme, quantize_input=quantize_input)
+        built = build(
+            model.onnx(),
+            scheme,
+            quantize_input=quantize_input,
+            store_weight=round_weight if self.weights == "rounded" else store_weight,
+        )
         built.proto.opset_import.add(domain=DOMAIN, version=1)
         return built
 
@@ -122,16 +141,45 @@ class QuarkBackend(OnnxRuntimeBackend):
         self.settings = Settings(libraries=(str(library),))
 
 
+def _lacks(tensor: TensorScheme) -> str:
+    """Why Quark's operators do not round to it; empty: they do."""
+    fmt = find_format(tensor.format)
+    rule = tensor.rule or fmt.rule
+    if fmt.scale != "fp8_e8m0" or fmt.element not in _ELEMENTS:
+        return f"Quark's operators round to MX and BFP16, not to {fmt.name}"
+    return "" if rule == "floor" else f"its scale rule is OCP's floor, not {rule}"
+
+
 def quantize_input(nodes: Nodes, operator: Operator, scheme: Scheme, x: str) -> str:
     """One operator of Quark's; returns the decoded tensor's name.
 
     Raises:
         UnsupportedError: a granularity that it does not have.
     """
-    tensor = scheme.activations
-    assert tensor is not None  # sanity check
+    assert scheme.activations is not None  # sanity check
+    # Along what is multiplied and added: the last axis, a convolution's channels.
+    axis = -1 if operator.kind == "linear" else 1
+    return _round(nodes, scheme.activations, x, axis)
+
+
+def round_weight(
+    nodes: Nodes, operator: Operator, scheme: Scheme, *, transposed: bool
+) -> str:
+    """The weight in float32 and one operator of Quark's, along its input channels.
+
+    Raises:
+        UnsupportedError: a granularity that it does not have.
+    """
+    assert scheme.weights is not None  # sanity check
+    weight = np.asarray(operator.weight, np.float32)
+    values = np.ascontiguousarray(weight.T if transposed else weight)
+    name = nodes.constant(values, "weight_codes")
+    return _round(nodes, scheme.weights, name, 0 if transposed else 1)
+
+
+def _round(nodes: Nodes, tensor: TensorScheme, x: str, axis: int) -> str:
     if tensor.granularity != "block":
-        raise UnsupportedError(f"{tensor.granularity} activations in Quark's operators")
+        raise UnsupportedError(f"granularity {tensor.granularity} in Quark's operators")
     element = find_format(tensor.format).element
     if element == _BFP:
         kind = "BFPQuantizeDequantize"
@@ -143,8 +191,7 @@ def quantize_input(nodes: Nodes, operator: Operator, scheme: Scheme, x: str) -> 
         kind,
         [x],
         domain=DOMAIN,
-        # Along what is multiplied and added: the last axis, a convolution's channels.
-        axis=-1 if operator.kind == "linear" else 1,
+        axis=axis,
         block_size=block_size(tensor),
         rounding_mode=_HALF_TO_EVEN,
         **rounds_to,

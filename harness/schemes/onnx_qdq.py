@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import UnsupportedError
 from harness.models.onnx_operators import (
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 QuantizeInput = Callable[[Nodes, Operator, Scheme, str], str]
 
 
+class StoreWeight(Protocol):
+    """Adds a weight and the nodes that decode it; returns the decoded tensor's name."""
+
+    def __call__(
+        self, nodes: Nodes, operator: Operator, scheme: Scheme, *, transposed: bool
+    ) -> str:
+        """`transposed`: whether the consumer wants (in, out)."""
+        ...
+
+
 @dataclass(frozen=True)
 class QuantizedModel:
     """A built model, and where its operators are."""
@@ -48,6 +58,7 @@ def build(
     *,
     contributed: bool = True,
     quantize_input: QuantizeInput = quantize_input,
+    store_weight: StoreWeight = store_weight,
 ) -> QuantizedModel:
     """Quantize a model (changed in place) as the scheme says.
 
@@ -58,6 +69,7 @@ def build(
             those of the ONNX specification.
         quantize_input: adds what rounds an operator's input; an engine may have
             operators of its own for it.
+        store_weight: adds a weight; the same.
 
     Raises:
         UnsupportedError: a format that ONNX Runtime's CPU provider cannot express.
@@ -82,7 +94,14 @@ def build(
         x = entry.input
         if plan.activations:
             x = quantize_input(nodes, operator, scheme, x)
-        _rewire(node, entry, operator, scheme, nodes, x=x, packed=packed)
+        if plan.weights and packed:
+            _pack(node, operator, scheme, nodes, x)
+        else:
+            node.input[0] = x
+        if plan.weights and not packed:
+            node.input[1] = store_weight(
+                nodes, operator, scheme, transposed=entry.transposed
+            )
         used |= packed
         weights[entry.name] = (
             ""
@@ -131,31 +150,16 @@ def _packs(node: onnx.NodeProto, entry: OnnxOperator, scheme: Scheme) -> bool:
     return int4 and entry.kind == "linear" and node.op_type == "MatMul"
 
 
-def _rewire(
-    node: onnx.NodeProto,
-    entry: OnnxOperator,
-    operator: Operator,
-    scheme: Scheme,
-    nodes: Nodes,
-    *,
-    x: str,
-    packed: bool,
+def _pack(
+    node: onnx.NodeProto, operator: Operator, scheme: Scheme, nodes: Nodes, x: str
 ) -> None:
-    """Give a node its inputs; `packed`: by an operator that holds 4-bit codes."""
-    plan = plan_one(scheme, operator)
-    if plan.weights and packed:
-        # The node becomes a name for what MatMulNBits gives.
-        product = nodes.name("product")
-        int4_matmul(nodes, operator, scheme, x, product)
-        node.op_type = "Identity"
-        del node.input[:]
-        node.input.append(product)
-        return
-    if plan.weights:
-        node.input[1] = store_weight(
-            nodes, operator, scheme, transposed=entry.transposed
-        )
-    node.input[0] = x
+    """Let MatMulNBits, which holds 4-bit codes, stand for a node."""
+    # The node becomes a name for what MatMulNBits gives.
+    product = nodes.name("product")
+    int4_matmul(nodes, operator, scheme, x, product)
+    node.op_type = "Identity"
+    del node.input[:]
+    node.input.append(product)
 
 
 def _interleave(
