@@ -75,6 +75,17 @@ def test_only_what_changed_since_last_night_counts():
     assert "lost=12, gained=0 over 3 nights" in found.reason
 
 
+def test_the_first_night_compares_nothing():
+    """So nothing of it passes; from the second on a check says so."""
+    state, counts = Nights(), []
+    for _ in range(2):
+        state, (judged,) = state.tonight([evidence(np.ones(200))])
+        (found,) = judge_run([judged], mode="nightly", night=state.night)
+        counts.append(sum("nights" in check.reason for check in found.checks))
+
+    assert counts == [0, 1]
+
+
 def test_churn_is_no_regression():
     """As many lost as gained pass, night after night."""
     rng = np.random.default_rng(5)

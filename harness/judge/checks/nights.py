@@ -18,9 +18,11 @@ def nights(evidence: Evidence, levels: Levels) -> Outcome:  # noqa: ARG001
     """`regression` when more answers were lost than gained over all nights together.
 
     The state of each behaviour holds its own level for all nights together, whatever
-    the other tests of tonight are held to: it is a bet, no p-value of one night.
+    the other tests of tonight are held to: it is a bet, no p-value of one night. On
+    the first night there is nothing to compare, and nothing passes.
     """
-    return Outcome(results=tuple(_judge(entry) for entry in evidence.nights))
+    compared = (entry for entry in evidence.nights if entry.nights)
+    return Outcome(results=tuple(_judge(entry) for entry in compared))
 
 
 def _judge(entry: Wealth) -> CheckResult:
