@@ -152,9 +152,13 @@ def _transpose(site: Site, q: Quantized, strength: float) -> Array:  # noqa: ARG
 
 
 def _drop_columns(site: Site, q: Quantized, strength: float) -> Quantized:  # noqa: ARG001
-    count = min(round(strength), q.codes.shape[1])
+    length = q.codes.shape[1]
+    if length < 2:
+        raise Unfit("one column is no tail")
+    # All of them would be another defect: a weight of zeros.
+    count = min(round(strength), length - 1)
     codes = q.codes.copy()
-    codes[:, q.codes.shape[1] - count :] = 0
+    codes[:, length - count :] = 0
     return with_codes(q, codes)
 
 
