@@ -12,6 +12,7 @@ import onnx.reference
 import pytest
 from onnx import helper, numpy_helper
 
+from harness.backends.environments import VARIABLE
 from harness.backends.onnx_tables import without_stored_fp8
 from harness.backends.protocol import Backend, Session
 from harness.backends.registry import load_registry
@@ -22,8 +23,10 @@ from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES
 from harness.schemes.onnx_qdq import build
 
+#: Run by `test_in_their_environments.py`, in IREE's own.
 installed = pytest.mark.skipif(
-    importlib.util.find_spec("iree") is None, reason="IREE is not installed: extra iree"
+    importlib.util.find_spec("iree") is None,
+    reason="IREE is not here, but in its own environment",
 )
 #: Inputs that are cast to FP8, for which the importer has no type.
 CAST = {"fp8_e4m3", "fp8_e4m3_static", "mxfp8", "nvfp4"}
@@ -95,14 +98,15 @@ def beyond(backend, model, scheme, x):
     }
 
 
-def test_where_it_is_missing_the_probe_names_the_extra(iree, monkeypatch):
-    """And raises nothing."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+def test_without_its_environment_it_says_what_makes_one(iree, monkeypatch):
+    """One command; raises nothing."""
+    monkeypatch.delenv(VARIABLE, raising=False)
 
     found = iree.probe()
 
     assert not found.available
-    assert "quantharness[iree]" in found.reason
+    assert "`quantharness setup iree`" in found.reason
+    assert load_registry().environment("iree") == {}
 
 
 @installed
