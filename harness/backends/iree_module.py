@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -239,6 +240,9 @@ def _compile(data: bytes) -> bytes:
 def _first_error(text: str) -> str:
     """The line of a compiler's output that says what is wrong."""
     rows = [row.strip() for row in text.splitlines() if "error:" in row]
-    return (rows[0].partition("error:")[2].strip() if rows else line(Exception(text)))[
-        :300
-    ]
+    if rows:
+        return rows[0].partition("error:")[2].strip()[:300]
+    crash = re.search(r"Error code: -(\d+)", text)
+    if crash:
+        return f"the compiler crashed with signal {crash[1]}"
+    return line(Exception(text))[:300]

@@ -127,6 +127,18 @@ def test_the_sign_of_nan_is_nan():
     )
 
 
+@deviates("float32 numbers below 2^-126 are 0")
+def test_small_constants_are_kept():
+    """A constant of 1e-40 times 100 is 1e-38."""
+    x = np.full((1, 8), 100, np.float32)
+
+    found, wanted = run(
+        [node("Mul", ["x0", "c"], ["y"])], {"c": np.full(8, 1e-40, np.float32)}, x
+    )
+
+    assert np.array_equal(found, wanted)
+
+
 @deviates("a Pad that reflects 64 numbers does not compile", DoesNotCompileError)
 def test_many_numbers_are_reflected():
     """Silero VAD's first operator."""
