@@ -75,7 +75,7 @@ def read_artifact(
         if codes is None or scheme.weights is None:
             continue
         value = decoded[name] if name else _unpack(producers, nodes[operator], tensors)
-        rounded = producers[name].op_type if name else ""
+        rounded = producers[name].op_type if name in producers else ""
         is_float = codes.data_type == _FLOAT and rounded in ROUNDS_AND_DECODES
         wanted = scheme.weights.format
         scales = [_scales(t) for t in own if "/weight_scale" in t.name]

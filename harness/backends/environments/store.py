@@ -31,6 +31,8 @@ _READY: Final = "ready.json"
 #: The package whose build depends on the machine: its own needs decide, the rest of a
 #: lock is installed exactly as it stands.
 _FIRST: Final = "torch"
+#: Bytes on the disk below which a failure is taken for a lack of them.
+_LITTLE: Final = 64 << 20
 #: Lines of a failed command that are shown.
 _SHOWN: Final = 6
 
@@ -117,24 +119,34 @@ def set_up(name: str, *, on_line: OnLine, force: bool = False) -> Path:
     folder = folder_of(lock)
     if interpreter(name) is not None and not force:
         return folder
+    try:
+        _make(lock, folder, on_line)
+    except OSError as error:
+        raise BackendError(
+            f"{error.filename or folder}: {error.strerror}; the environment is made "
+            "below $QUANTHARNESS_CACHE, or in the user's cache folder"
+        ) from None
+    return folder
+
+
+def _make(lock: Lock, folder: Path, on_line: OnLine) -> None:
     with _alone(folder):
         shutil.rmtree(folder, ignore_errors=True)
         python = _python(folder)
-        _run([sys.executable, "-m", "venv", str(folder)], "making it", on_line)
+        _run([sys.executable, "-m", "venv", str(folder)], "making it", on_line, folder)
         pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
         first = [r for r in lock.requirements if r.partition("==")[0] == _FIRST]
         rest = [r for r in lock.requirements if r not in first]
         if first:
-            _run([*pip, *first], f"installing {first[0]}", on_line)
+            _run([*pip, *first], f"installing {first[0]}", on_line, folder)
         if rest:
-            _run([*pip, "--no-deps", *rest], "installing the rest", on_line)
+            _run([*pip, "--no-deps", *rest], "installing the rest", on_line, folder)
         if lock.check:
             extensions = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
             what = "its packages do not work"
-            _run([str(python), "-c", lock.check], what, on_line, extensions)
+            _run([str(python), "-c", lock.check], what, on_line, folder, extensions)
         ready = {"lock": lock.requirements, "python": sys.version}
         write_json(folder / _READY, ready)
-    return folder
 
 
 def remove(name: str) -> bool:
@@ -163,6 +175,7 @@ def _run(
     command: Sequence[str],
     what: str,
     on_line: OnLine,
+    folder: Path,
     more: dict[str, str] | None = None,
 ) -> None:
     # The packages of whoever calls must not be seen, nor warned of.
@@ -186,8 +199,16 @@ def _run(
     if process.returncode:
         raise BackendError(
             f"{what}: {Path(command[0]).name} ended with {process.returncode}; its "
-            "last lines:\n  " + "\n  ".join(last)
+            "last lines:\n  " + "\n  ".join(last) + _space(folder)
         )
+
+
+def _space(folder: Path) -> str:
+    """What a full disk is called by those who do not say it."""
+    free = shutil.disk_usage(folder.parent).free
+    if free >= _LITTLE:
+        return ""
+    return f"\n{folder.parent} has {free >> 20} MiB left: make room, then try again"
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,59 @@ def test_a_package_that_cannot_be_had_says_what_pip_said(locked, monkeypatch, ca
     assert main(["setup", "tiny"]) == 3
 
     assert "no-such-package-at-all==9.9" in capsys.readouterr().err
+
+
+@pytest.mark.quant_slow
+def test_a_full_disk_is_called_one(locked, monkeypatch):
+    """What makes the environment says only that ensurepip failed."""
+    locked("# Tiny.\n# check: raise SystemExit(1)\n")
+    usage = shutil.disk_usage("/")._replace(free=3 << 20)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage)
+
+    with pytest.raises(BackendError, match="has 3 MiB left: make room"):
+        store.set_up("tiny", on_line=lambda _: None)
+
+
+def test_a_cache_folder_that_cannot_be_written_to_is_named(
+    locked, tmp_path, monkeypatch, capsys
+):
+    """One line and exit code 3, no traceback."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("QUANTHARNESS_CACHE", str(tmp_path / "file" / "cache"))
+    locked("# Tiny.\n# size: 1 MB\n")
+
+    assert main(["setup", "tiny"]) == 3
+
+    found = capsys.readouterr().err
+    assert f"{tmp_path / 'file'}" in found
+    assert "$QUANTHARNESS_CACHE" in found
+
+
+def test_a_marker_without_its_python_is_no_environment(locked):
+    """Whatever became of the rest: the next setup begins anew."""
+    folder = store.folder_of(locked("# Tiny.\n"))
+    folder.mkdir(parents=True)
+    (folder / "ready.json").write_text("{}")
+    assert store.interpreter("tiny") is None
+
+    store._python(folder).parent.mkdir()
+    store._python(folder).symlink_to(folder / "gone")
+    assert store.interpreter("tiny") is None
+
+    store._python(folder).unlink()
+    store._python(folder).touch()
+    assert store.interpreter("tiny") == store._python(folder)
+
+
+@pytest.mark.parametrize("name", environments.locks())
+def test_a_worker_there_reads_what_is_pickled_here(name):
+    """Arrays cross between versions of NumPy 2; NumPy 1 has other module names."""
+    lock = environments.read_lock(name)
+
+    assert lock.version("numpy").partition(".")[0] == "2"
+    assert {"ml_dtypes", "safetensors", "scipy"} <= {
+        line.partition("==")[0] for line in lock.requirements
+    }
 
 
 def test_two_at_once_do_not_mix(locked):
