@@ -45,12 +45,13 @@ def hunt(
     """
     registry = load_registry(plugins)
     suite = load_suite(path, registry)
-    log = Path("reports") / "logs" / f"hunt-{suite.name}.log"
-    with Worker(log=log, plugins=plugins) as worker:
-        return [
-            _one(suite, target, worker, seconds, count)
-            for suite, target in select([suite], backends, schemes)
-        ]
+    found = []
+    for _, target in select([suite], backends, schemes):
+        log = Path("reports") / "logs" / f"hunt-{suite.name}-{target.backend}.log"
+        environment = registry.environment(target.backend)
+        with Worker(log=log, plugins=plugins, environment=environment) as worker:
+            found.append(_one(suite, target, worker, seconds, count))
+    return found
 
 
 def _one(

@@ -182,7 +182,8 @@ class _Recorder:
         suite = self.suite
         name = suite.name
         log = Path("reports") / "logs" / f"record-{name}.log"
-        with Worker(log=log, plugins=self.plugins) as worker:
+        started = load_registry(self.plugins).environment(suite.reference.backend)
+        with Worker(log=log, plugins=self.plugins, environment=started) as worker:
             described: Description = worker.run(DescribeJob(suite=suite_ref(suite)))
             reference: ReferenceRun = worker.run(
                 ReferenceJob(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from harness.cli.hunt import seconds
+from harness.execution import hunting
 from harness.execution.hunt import _Found, _Hunter
+from harness.execution.jobs import HuntRun
+from harness.schemes.catalogue import SCHEMES
 
 BAD = 7
 
@@ -92,3 +96,48 @@ def test_a_budget_without_a_unit_is_refused(text):
     """Minutes are not guessed."""
     with pytest.raises(argparse.ArgumentTypeError, match="5m"):
         seconds(text)
+
+
+def test_every_target_is_hunted_in_its_own_environment(monkeypatch, tmp_path):
+    """A variant's variables are set before its engine is imported."""
+    monkeypatch.chdir(tmp_path)
+    started = []
+
+    class Watched:
+        def __init__(self, *, log, environment, **_):
+            started.append((log.stem, dict(environment)))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def run(self, _job):
+            return HuntRun(tried=1, seed_kl=0.0, findings=())
+
+    monkeypatch.setattr(hunting, "Worker", Watched)
+    monkeypatch.setattr(hunting, "load_suite", lambda *_: suite)
+    targets = [
+        SimpleNamespace(backend=b, scheme=SCHEMES["int8"], name=b, nightly=False)
+        for b in ("torch", "torch@avx2")
+    ]
+    suite = SimpleNamespace(
+        name="s",
+        golden=tmp_path / "none",
+        folder=tmp_path,
+        model="m",
+        cases="c",
+        batch=1,
+        seed=0,
+        select="",
+        targets=targets,
+        reference=SimpleNamespace(precision="fp32"),
+    )
+
+    found = hunting.hunt(tmp_path)
+
+    assert [entry["tried"] for entry in found] == [1, 1]
+    assert started[0] == ("hunt-s-torch", {})
+    assert started[1][0] == "hunt-s-torch@avx2"
+    assert started[1][1]["ATEN_CPU_CAPABILITY"] == "avx2"
