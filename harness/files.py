@@ -9,9 +9,27 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from harness.errors import UsageError
+
 #: Read once: it can only be read by setting it, which is nothing for many threads.
 _UMASK: Final = os.umask(0o022)
 os.umask(_UMASK)
+
+
+def output_folder(path: Path) -> Path:
+    """Make a folder that a user named, before any work that will be written there.
+
+    Raises:
+        UsageError: it cannot be made, or nothing can be written in it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise UsageError(
+            f"{path}: no folder to write into ({error.strerror}); give another one"
+        ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

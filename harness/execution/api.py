@@ -22,6 +22,7 @@ from harness.execution.run_folder import (
 )
 from harness.execution.selection import select
 from harness.execution.suite import Suite, Target, find_suites, load_suite
+from harness.files import output_folder
 from harness.golden.environment import differences, environment
 from harness.history import load
 from harness.history.nights import Nights
@@ -116,6 +117,9 @@ def run_targets(
     check_unused(suite for suite, _ in pairs)
     for suite in {suite.path: suite for suite, _ in pairs}.values():
         check_ledger(suite)
+    nights = None
+    if history is not None:
+        nights = nights_before(output_folder(Path(history)))
     found = None
     if baseline is not None:
         found = Baseline.read(
@@ -124,7 +128,7 @@ def run_targets(
         )
     matrix = Matrix(
         registry=load_registry(plugins),
-        folder=folder,
+        folder=output_folder(folder),
         run_id=run_id,
         observer=watcher,
         plugins=plugins,
@@ -132,7 +136,7 @@ def run_targets(
         workers=workers,
         baseline=found,
         mode="gate" if history is None else "nightly",
-        nights=None if history is None else nights_before(Path(history)),
+        nights=nights,
         latency_seconds=LATENCY_SECONDS if found is not None else 0.0,
     )
     watcher.on_start(len(pairs), f"{len(pairs)} targets")

@@ -270,9 +270,21 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0: all pass; 1: a verdict fails (wins over 3); 3: infrastructure."""
+        """0: all pass; 1: a verdict fails (wins over 3); 3: infrastructure.
+
+        2: no target can run here, so nothing was compared, which is no pass.
+        """
         codes = {target.exit_code for target in self.targets}
-        return 1 if 1 in codes else 3 if 3 in codes else 0
+        if 1 in codes:
+            return 1
+        if 3 in codes:
+            return 3
+        return 2 if self.compared_nothing else 0
+
+    @property
+    def compared_nothing(self) -> bool:
+        """Whether every target was left out as `unsupported`."""
+        return all(t.verdict is Verdict.UNSUPPORTED for t in self.targets)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of DESIGN section 5."""

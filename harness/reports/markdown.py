@@ -25,7 +25,7 @@ def render(
     report: Report, differences: Mapping[str, tuple[str, str]] | None = None
 ) -> str:
     """The whole text."""
-    mark = {0: "✅", 1: "❌", 3: "⚠️"}[report.exit_code]
+    mark = {0: "✅", 1: "❌", 2: "⚠️", 3: "⚠️"}[report.exit_code]
     lines = [f"## {mark} quantharness: {sentence(report)}", ""]
     if report.baseline:
         lines += [f"Compared with baseline {_code(report.baseline)}.", ""]

@@ -83,18 +83,27 @@ def elsewhere(report: Report, suite: str) -> str:
     )
 
 
+_OUTCOMES: Final = {
+    0: "The run passes",
+    1: "The run fails",
+    2: "Nothing was compared, so nothing passes",
+    3: "The run cannot be judged",
+}
+
+
 def sentence(report: Report) -> str:
     """The whole run in one sentence."""
     counts = Counter(str(target.verdict) for target in report.targets)
     parts = [f"{count} {verdict}" for verdict, count in counts.most_common()]
-    outcome = {0: "passes", 1: "fails", 3: "cannot be judged"}[report.exit_code]
     count = len(report.targets)
     noun = "target" if count == 1 else "targets"
-    return f"{count} {noun}: {', '.join(parts)}. The run {outcome}."
+    return f"{count} {noun}: {', '.join(parts)}. {_OUTCOMES[report.exit_code]}."
 
 
 def next_command(report: Report) -> str:
     """What to type next."""
+    if report.compared_nothing:
+        return "quantharness doctor"
     for target in report.targets:
         if needs_attention(target):
             return f"quantharness explain {report.folder} {target.name}"

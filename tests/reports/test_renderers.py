@@ -13,6 +13,7 @@ from harness.judge.serial import report_from_dict
 from harness.judge.types import OperatorResult, Verdict
 from harness.reports import junit, markdown, page
 from harness.reports.terminal import Progress, print_explanation, print_json, print_report
+from harness.reports.wording import next_command, sentence
 
 sys.path.insert(0, str(Path(__file__).parent))
 from make import judgement, report
@@ -191,6 +192,18 @@ def test_json_is_one_object_and_reads_back(capsys):
     assert {"name", "unexplained"} <= set(data["targets"][0]["operators"][0])
     assert first.targets == again.targets
     assert 1 == again.exit_code
+
+
+def test_a_run_that_compared_nothing_has_not_passed():
+    """All unsupported is neither a pass nor a crash, and says what to do."""
+    absent = judgement(verdict=Verdict.UNSUPPORTED, measurements={}, operators=())
+    nothing = report(absent, absent)
+
+    assert 2 == nothing.exit_code
+    assert "Nothing was compared" in sentence(nothing)
+    assert "quantharness doctor" == next_command(nothing)
+    assert "⚠" in markdown.render(nothing)
+    assert 0 == report(absent, judgement()).exit_code
 
 
 def test_infinite_measurements_survive_json(capsys):

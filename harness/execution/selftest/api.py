@@ -23,7 +23,7 @@ from harness.execution.selftest.stage import Item, Stage, open_stage
 from harness.execution.selftest.summary import summary
 from harness.execution.selftest.trial import Trial
 from harness.execution.suite import Suite, Target, find_suites, load_suite
-from harness.files import write_json, write_text
+from harness.files import output_folder, write_json, write_text
 from harness.reports.selftest import render
 
 #: Trials of `--sample` without a number.
@@ -74,7 +74,7 @@ def selftest(
         GoldenError: a suite has no golden.
     """
     watcher = observer or Silent()
-    journal = Journal(None if out is None else Path(out) / JOURNAL)
+    journal = Journal(None if out is None else output_folder(Path(out)) / JOURNAL)
     registry = load_registry(plugins)
     suites = [load_suite(path, registry) for path in find_suites(paths)]
     chosen = select(suites, backends, schemes)
