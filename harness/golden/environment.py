@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from harness.backends.environments import interpreter, locks, read_lock
+
 #: Packages whose version may change a number.
 _PACKAGES: Final = (
     "quantharness",
@@ -18,6 +20,9 @@ _PACKAGES: Final = (
     "torch",
     "onnx",
     "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-qnn",
+    "tensorrt",
     "transformers",
     "tokenizers",
     "openvino",
@@ -67,6 +72,9 @@ def environment() -> dict[str, Any]:
         found[f"package.{package}"] = _version(package)
     for name in _VARIABLES:
         found[f"variable.{name}"] = os.environ.get(name, "")
+    for name in locks():
+        made = interpreter(name) is not None
+        found[f"environment.{name}"] = read_lock(name).key if made else ""
     return found
 
 

@@ -29,6 +29,17 @@ def test_environment_is_plain():
     assert found["machine"]
 
 
+def test_environments_of_their_own_are_noted(monkeypatch):
+    """Which versions a backend's own environment holds; baselines stay comparable."""
+    monkeypatch.setattr("harness.golden.environment.interpreter", lambda _: None)
+    bare = environment()
+    monkeypatch.setattr("harness.golden.environment.interpreter", str)
+    made = environment()
+
+    assert {"environment.iree", "environment.quark"} <= differences(bare, made).keys()
+    assert environment_key(bare) == environment_key(made)
+
+
 @pytest.mark.parametrize(
     "name", ["cpu_flags", "driver", "package.onnxruntime", "variable.OMP_NUM_THREADS"]
 )
