@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+import math
+from typing import Any, Final
 
 import numpy as np
 
 from harness.models.types import Operator
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+#: Numbers of overlapping windows that are copied at a time: they stay in the cache.
+_PORTION: Final = 1 << 20
 
 
 def product(operator: Operator, x: Array, weight: Array) -> Array:
@@ -27,42 +31,44 @@ def product(operator: Operator, x: Array, weight: Array) -> Array:
 
 
 def _convolution(operator: Operator, x: Array, weight: Array) -> Array:
-    """One product a kernel position: no copy of overlapping windows is ever made."""
-    spatial = weight.ndim - 2
-    padded = np.pad(x, [(0, 0), (0, 0), *operator.padding])
-    kernel = weight.shape[2:]
-    sizes = [
-        (padded.shape[2 + i] - operator.dilation[i] * (kernel[i] - 1) - 1)
-        // operator.stride[i]
-        + 1
-        for i in range(spatial)
-    ]
+    """One product a group, over portions of the windows: never all copied at once."""
     groups, out = operator.groups, weight.shape[0]
-    batch, channels = x.shape[:2]
-    columns = int(np.prod(sizes))
-    grouped = weight.reshape(groups, out // groups, channels // groups, *kernel)
-    result = np.zeros((batch, groups, out // groups, columns), dtype=x.dtype)
-    for position in itertools.product(*(range(size) for size in kernel)):
-        window: tuple[slice, ...] = tuple(
-            slice(
-                position[i] * operator.dilation[i],
-                position[i] * operator.dilation[i]
-                + (sizes[i] - 1) * operator.stride[i]
-                + 1,
-                operator.stride[i],
-            )
-            for i in range(spatial)
+    rows = weight.reshape(groups, out // groups, -1)
+    windows = _windows(operator, x, weight.shape[2:])
+    spatial = weight.ndim - 2
+    batch, _, *sizes = windows.shape[: 2 + spatial]
+    # Channels and kernel come first, as in the weight: a column is a window.
+    order = (1, *range(2 + spatial, 2 + 2 * spatial), 0, *range(2, 2 + spatial))
+    line = rows.shape[2] * groups * math.prod(sizes[1:])
+    lines = max(1, _PORTION // max(1, line))
+    entries = max(1, lines // max(1, sizes[0]))
+    result = np.empty((batch, out, *sizes), dtype=x.dtype)
+    for entry, first in itertools.product(
+        range(0, batch, entries), range(0, sizes[0], lines)
+    ):
+        part = windows[entry : entry + entries, :, first : first + lines]
+        columns = part.transpose(order).reshape(*rows.shape[::2], -1)
+        found = np.matmul(rows, columns)
+        shape = out, part.shape[0], *part.shape[2 : 2 + spatial]
+        result[entry : entry + entries, :, first : first + lines] = np.moveaxis(
+            found.reshape(shape), 0, 1
         )
-        part = padded[(slice(None), slice(None), *window)]
-        part = part.reshape(batch, groups, channels // groups, columns)
-        at: tuple[Any, ...] = (..., *position)
-        taps = grouped[at]
-        if channels == groups:
-            result += taps[None] * part
-        else:
-            result += np.matmul(taps[None], part)
-    whole: Array = result.reshape(batch, out, *sizes)
-    return whole
+    return result
+
+
+def _windows(operator: Operator, x: Array, kernel: tuple[int, ...]) -> Array:
+    """A view, (N, C, *sizes, *kernel): what each output position is made of."""
+    padded = np.pad(x, [(0, 0), (0, 0), *operator.padding])
+    reach = [
+        dilation * (size - 1) + 1
+        for dilation, size in zip(operator.dilation, kernel, strict=True)
+    ]
+    axes = tuple(range(2, x.ndim))
+    every = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)
+    steps = (slice(None, None, step) for step in operator.stride)
+    inner = (slice(None, None, step) for step in operator.dilation)
+    windows: Array = every[(slice(None), slice(None), *steps, *inner)]
+    return windows
 
 
 def add_bias(operator: Operator, y: Array) -> Array:

@@ -59,6 +59,17 @@ def test_a_convolution_follows_its_definition(conv, rng):
     assert np.allclose(found, convolve_by_loops(conv, x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("portion", [1, 200, 4000])
+def test_portions_join(portion, conv, rng, monkeypatch):
+    """However few windows are copied at a time, every output is there."""
+    x = rng.standard_normal((3, 40, 5, 4))
+    monkeypatch.setattr("harness.schemes.linear_algebra._PORTION", portion)
+
+    found = product(conv, x, conv.weight.astype(np.float64))
+
+    assert np.allclose(found, convolve_by_loops(conv, x), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("out", [4, 8])
 def test_depthwise_and_one_dimension(out, conv, rng):
     """One channel a group, with one or two outputs each."""
