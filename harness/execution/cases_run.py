@@ -119,10 +119,11 @@ def is_long(case: Case) -> bool:
 
 
 def spread(cases: Sequence[Case], count: int) -> list[Case]:
-    """At most `count` cases that cover as many different shapes as possible.
+    """At most `count` cases that cover as many shapes and tags as possible.
 
-    Takes one of each shape in turn, smallest and largest first: what fails only at
-    some length is seen before a second case of a length already seen.
+    One of each shape, where there is room for all, else the largest and the smallest:
+    what fails only at some length is seen. Then those that add most tags: what fails
+    only for digits is seen by no other case.
     """
     groups: defaultdict[tuple[Any, ...], list[Case]] = defaultdict(list)
     for case in cases:
@@ -133,11 +134,20 @@ def spread(cases: Sequence[Case], count: int) -> list[Case]:
         outside_in.append(by_size.pop())
         if by_size:
             outside_in.append(by_size.pop(0))
-    chosen: list[Case] = []
-    for turn in range(max((len(group) for group in outside_in), default=0)):
-        for group in outside_in:
-            if turn < len(group) and len(chosen) < count:
-                chosen.append(group[turn])
+    order = [
+        group[turn]
+        for turn in range(max((len(group) for group in outside_in), default=0))
+        for group in outside_in
+        if turn < len(group)
+    ]
+    shapes = len(groups) if len(groups) <= count else _ENDS
+    chosen, left = order[: min(shapes, count)], order[min(shapes, count) :]
+    known = {tag for case in chosen for tag in case.tags}
+    while left and len(chosen) < count:
+        # The first of those that add as much.
+        new = [len(set(case.tags) - known) for case in left]
+        chosen.append(left.pop(new.index(max(new))))
+        known.update(chosen[-1].tags)
     return chosen
 
 
@@ -145,6 +155,8 @@ def _elements(case: Case) -> int:
     return sum(array.size for array in case.inputs.values())
 
 
+#: Of shapes too many to see each: the largest and the smallest.
+_ENDS: Final = 2
 #: Operators that a session which does not stream shows in the first run.
 AT_A_TIME: Final = 256
 #: Bytes that observed inputs and outputs may take at a time.

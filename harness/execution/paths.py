@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Calls that are looked at: of the longest cases, of the shortest, and two between.
-_CALLS: Final = 4
+#: Calls that are looked at: the longest case, the shortest, a batch, and those that
+#: add most tags.
+_CALLS: Final = 6
 #: Bytes of one call's captured operators, beyond which a call that could be watched an
 #: operator at a time is not looked at.
 _BYTES: Final = 400 * 2**20

@@ -1,5 +1,6 @@
 """Cases are stacked, stepped and taken apart again without being mixed up."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -119,6 +120,21 @@ def test_spread_sees_every_shape_first():
 
     assert {3, 5} == {c.inputs["x"].shape[1] for c in chosen}
     assert 4 == len(spread(CASES, 99))
+
+
+def test_spread_sees_rare_tags():
+    """Where every case has a shape of its own: the ends, then what is tagged."""
+    plain = [case(f"p{n}", n, 1.0) for n in range(1, 40)]
+    rare = [
+        dataclasses.replace(plain[20], tags=("digits", "short")),
+        dataclasses.replace(plain[25], tags=("emoji",)),
+    ]
+    cases = [*plain[:20], rare[0], *plain[21:25], rare[1], *plain[26:]]
+    chosen = [c.id for c in spread(cases, 6)]
+
+    assert ["p39", "p1", "p21", "p26"] == chosen[:4]
+    assert 6 == len(chosen)
+    assert 30 == len({c.id for c in spread(cases, 30)})
 
 
 def test_long_prompts_are_left_out_where_there_are_others():
