@@ -120,7 +120,13 @@ def open_session(
     else:
         chosen = providers(settings.provider)
     try:
-        return onnxruntime.InferenceSession(data, options, providers=chosen)
+        return onnxruntime.InferenceSession(
+            # Else a provider that fails is replaced by the CPU, in its name.
+            data,
+            options,
+            providers=chosen,
+            enable_fallback=0,
+        )
     except Exception as error:  # noqa: BLE001 - its classes have no common base
         text = " ".join(str(error).split())[:400]
         if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:

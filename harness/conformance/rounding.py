@@ -35,7 +35,7 @@ def decode(backend: Backend, scheme: Scheme, folder: Path) -> CheckReport:
     if scheme.weights is None:
         return _nothing("decode", "weights are left alone")
     weight = _every_code(scheme.weights)
-    full = _full_scale(scheme.activations)
+    full = full_scale(scheme.activations)
     with Probe(backend, scheme, Shape(weight), folder, amax=full) as probe:
         x = np.eye(weight.shape[1], dtype=np.float32) * np.float32(full)
         wrong = _compare(probe, x)
@@ -46,9 +46,9 @@ def cast(backend: Backend, scheme: Scheme, folder: Path) -> CheckReport:
     """Every float16 in range, every middle between two codes and its neighbours."""
     if scheme.activations is None:
         return _nothing("cast", "inputs are left alone")
-    full = _full_scale(scheme.activations)
+    full = full_scale(scheme.activations)
     x = _rows(scheme.activations, full)
-    weight = np.eye(x.shape[1]) * _full_scale(scheme.weights)
+    weight = np.eye(x.shape[1]) * full_scale(scheme.weights)
     with Probe(backend, scheme, Shape(weight), folder, amax=full) as probe:
         wrong = _compare(probe, x)
     return _report("cast", wrong, x.size, "values")
@@ -59,9 +59,9 @@ def saturate(backend: Backend, scheme: Scheme, folder: Path) -> CheckReport:
     tensor = scheme.activations
     if tensor is None or tensor.dynamic or tensor.granularity == "block":
         return _nothing("saturate", "every scale is found from the input")
-    full = _full_scale(tensor)
+    full = full_scale(tensor)
     values = np.array([*_BEYOND, *(-v for v in _BEYOND)], np.float32) * np.float32(full)
-    weight = np.eye(values.size) * _full_scale(scheme.weights)
+    weight = np.eye(values.size) * full_scale(scheme.weights)
     with Probe(backend, scheme, Shape(weight), folder, amax=full) as probe:
         wrong = _compare(probe, values[None])
     return _report("saturate", wrong, values.size, "values beyond the range")
@@ -70,8 +70,8 @@ def saturate(backend: Backend, scheme: Scheme, folder: Path) -> CheckReport:
 def special(backend: Backend, scheme: Scheme, folder: Path) -> CheckReport:
     """Zeros give zeros; NaN does not become a number, nor reach another row."""
     tensor = scheme.activations
-    full = _full_scale(tensor)
-    weight = np.eye(64) * _full_scale(scheme.weights)
+    full = full_scale(tensor)
+    weight = np.eye(64) * full_scale(scheme.weights)
     x = np.zeros((3, 64), np.float32)
     x[1] = np.linspace(-full, full, 64)
     with Probe(backend, scheme, Shape(weight), folder, amax=full) as probe:
@@ -114,7 +114,7 @@ def special(backend: Backend, scheme: Scheme, folder: Path) -> CheckReport:
     )
 
 
-def _full_scale(tensor: TensorScheme | None) -> float:
+def full_scale(tensor: TensorScheme | None) -> float:
     """An amax whose scale is exactly 1 (of NVFP4: its tensor's scale)."""
     if tensor is None:
         return 1.0
@@ -189,7 +189,7 @@ def _compare(probe: Probe, x: Array) -> tuple[int, str]:
     if y.shape != found.exact.shape:
         return 1, f"shape {y.shape}, but should be {found.exact.shape}"
     error = np.abs(y - found.exact)
-    wrong = ~(error <= _roundoff(arithmetic) * np.abs(found.exact))
+    wrong = ~(error <= roundoff(arithmetic) * np.abs(found.exact))
     if not wrong.any():
         return 0, ""
     # Where one row meets one column of a diagonal, the output names its input.
@@ -206,7 +206,7 @@ def _input_at(x: Array, place: tuple[Any, ...]) -> str:
     return ""
 
 
-def _roundoff(arithmetic: Arithmetic) -> float:
+def roundoff(arithmetic: Arithmetic) -> float:
     """Relative error of one product: decoding, multiplying, storing."""
     relative = 4 * UNIT_ROUNDOFF["fp32"] + UNIT_ROUNDOFF[arithmetic.output]
     if arithmetic.operands != "fp32":

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from harness.backends.protocol import Arithmetic, Backend
+from harness.conformance.chain import chain
 from harness.conformance.conduct import (
     determinism,
     errors,
@@ -34,6 +35,7 @@ CHECKS: Final[Mapping[str, Callable[[Backend, Scheme, Path], CheckReport]]] = {
     "special": special,
     "operators": operators,
     "accumulation": accumulation,
+    "chain": chain,
     "determinism": determinism,
     "invariance": invariance,
     "ownership": ownership,

@@ -188,25 +188,35 @@ class OperatorOracle:
         return tuple(self._nudged(x, entry, 1 + sign * _EDGE) for sign in (-1, 1))
 
     def _nudged(self, x: Array, entry: Quantized, factor: float) -> Array:
-        """The input decoded from the codes that a slightly larger input would get.
-
-        Scales that are stored in a format of their own are found again, because they
-        are rounded too; all others are held, so that nothing but codes can differ.
-        """
+        """The input decoded from the codes that a slightly larger input would get."""
         rounded = self.scheme.activations
         if rounded is not None and rounded.rule == RULE:
             other: Array = quantize_ggml(x, rounded, nudge=factor).dequantize()
             return other
-        own_scales = find_format(entry.format).kind == "block"
-        return quantize(  # type: ignore[no-any-return]
-            (x * np.float64(factor)).astype(np.float32),
-            entry.format,
-            axis=entry.axis,
-            block=entry.block or None,
-            scale=None if own_scales else entry.scales,
-            global_scale=entry.global_scale if own_scales else None,
-            rule=entry.rule if own_scales else None,
-        ).dequantize()
+        return recoded((x * np.float64(factor)).astype(np.float32), entry)
+
+
+def recoded(x: Array, entry: Quantized) -> Array:
+    """Another input, decoded from the codes that it gets under an entry's scales.
+
+    Scales that are stored in a format of their own are found again, because they are
+    rounded too; all others are held, so that nothing but codes can differ.
+
+    Args:
+        x: float32, of the shape that was quantized.
+        entry: what was made of an input like it.
+    """
+    own_scales = find_format(entry.format).kind == "block"
+    found: Array = quantize(
+        x,
+        entry.format,
+        axis=entry.axis,
+        block=entry.block or None,
+        scale=None if own_scales else entry.scales,
+        global_scale=entry.global_scale if own_scales else None,
+        rule=entry.rule if own_scales else None,
+    ).dequantize()
+    return found
 
 
 def nearest(weight: Array, stored: Quantized) -> Array:

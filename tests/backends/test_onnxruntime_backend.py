@@ -315,6 +315,38 @@ def test_a_provider_that_claims_nothing_is_an_error(model):
         backend.load(model, None)
 
 
+def test_a_provider_that_fails_is_not_replaced_by_the_cpu(model, x, monkeypatch):
+    """ONNX Runtime's own wrapper runs the graph on the CPU again unless told not to."""
+    from onnxruntime.capi import _pybind_state
+
+    opened = []
+    kind = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda *a, **k: opened.append(kind(*a, **k)) or opened[-1],
+    )
+
+    class Failing:
+        """A device that breaks when it runs; everything else is the session's."""
+
+        def __init__(self, inner):
+            self._inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+        def run(self, *_):
+            raise _pybind_state.EPFail("the device is gone")
+
+    session = OnnxRuntimeBackend().load(model, SCHEMES["fp8_weight_only"])
+    for entry in opened:
+        entry._sess = Failing(entry._sess)
+
+    with pytest.raises(BackendError, match="the device is gone"):
+        session.run({"x": x})
+
+
 def test_a_provider_that_is_not_in_this_build_is_not_available(model):
     """The probe says which there are; loading raises the same."""
     backend = load_registry().backend("onnxruntime@vitisai")

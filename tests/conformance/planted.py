@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import numpy as np
+import onnx
 
 from harness.backends.protocol import (
     Arithmetic,
@@ -33,11 +34,13 @@ FAULTS = (
     "batch",
     "nan",
     "crash",
+    "drops_inner",
+    "drops_relu",
 )
 
 
 class Planted:
-    """Runs a model of one operator in NumPy."""
+    """Runs the models of conformance in NumPy."""
 
     def __init__(self, fault=""):
         self.name = f"planted-{fault}" if fault else "planted"
@@ -53,24 +56,23 @@ class Planted:
         return PlantedSession(model, scheme, self.fault)
 
 
-class PlantedSession:
+class Layer:
     """One operator, quantized exactly, and one fault."""
 
-    def __init__(self, model, scheme, fault):
-        self.operator = model.operators()[0]
+    def __init__(self, operator, scheme, fault):
+        self.operator = operator
         self.scheme = scheme
         self.fault = fault
-        self.plan = plan_one(scheme, self.operator)
-        self.quantized = quantize_weight(self.operator, scheme)
-        self.weight = self.operator.weight
+        self.plan = plan_one(scheme, operator)
+        self.quantized = quantize_weight(operator, scheme)
+        self.weight = operator.weight
         if self.plan.weights:
             self.weight = self.quantized.dequantize()
-        self.open = True
-        self.buffer = None
-        self.calls = 0
 
     def _activation(self, x):
         if not self.plan.activations:
+            return x
+        if self.fault == "drops_inner" and self.operator.name == "second":
             return x
         if self.fault == "per_tensor" and self.operator.kind == "linear":
             # One scale for all samples, though the scheme says one a row.
@@ -84,16 +86,9 @@ class PlantedSession:
             y = np.where(np.abs(y) > np.abs(x), y * np.float32(1 - 2**-3), y)
         return y
 
-    def run(self, inputs, *, capture=()):
-        if not self.open and self.fault != "silent":
-            raise BackendError("planted: closed, but should be open")
-        if self.fault == "crash":
-            os.abort()
-        x = inputs["x"]
-        if set(capture) - {"probe"}:
-            raise BackendError(f"planted: no operators {sorted(capture)}")
+    def __call__(self, x):
         if self.fault == "wraps":
-            limit = self.scheme.calibration["probe"]
+            limit = self.scheme.calibration[self.operator.name]
             x = np.where(np.abs(x) > limit, -x, x)
         decoded = self._activation(np.asarray(x, np.float32))
         if self.fault == "nan":
@@ -106,7 +101,44 @@ class PlantedSession:
         if self.fault == "fp16_sums":
             with np.errstate(over="ignore"):
                 y = y.astype(np.float16)
-        y = np.asarray(y, np.float32)
+        return np.asarray(y, np.float32)
+
+
+class PlantedSession:
+    """The nodes of a model one after another, and one fault."""
+
+    def __init__(self, model, scheme, fault):
+        self.layers = {o.name: Layer(o, scheme, fault) for o in model.operators()}
+        self.nodes = list(onnx.load(model.path).graph.node)
+        self.scheme = scheme
+        self.fault = fault
+        self.open = True
+        self.buffer = None
+        self.calls = 0
+
+    def _values(self, x):
+        """Every tensor by name. An operator's bias is part of it."""
+        found = {"x": x}
+        for node in self.nodes:
+            known = [found[name] for name in node.input if name in found]
+            if node.name in self.layers:
+                y = self.layers[node.name](known[0])
+            elif node.op_type == "Relu" and self.fault != "drops_relu":
+                y = np.maximum(known[0], 0)
+            else:
+                y = sum(known)
+            found[node.output[0]] = y
+        return found
+
+    def run(self, inputs, *, capture=()):
+        if not self.open and self.fault != "silent":
+            raise BackendError("planted: closed, but should be open")
+        if self.fault == "crash":
+            os.abort()
+        x = inputs["x"]
+        if set(capture) - {"probe"}:
+            raise BackendError(f"planted: no operators {sorted(capture)}")
+        y = self._values(np.asarray(x, np.float32))["y"]
         self.calls += 1
         if self.fault == "noisy":
             y = y * np.float32(1 + 2**-18 * (self.calls % 2))
@@ -131,11 +163,12 @@ class PlantedSession:
     def artifact(self):
         if self.fault == "lies":
             return Artifact(activations=["probe"])
+        layer = self.layers["probe"]
         weights = QuantizedTensor(
-            format=self.quantized.format,
+            format=layer.quantized.format,
             stored_as="numbers",
-            scales=self.quantized.scales,
-            decoded=self.weight,
+            scales=layer.quantized.scales,
+            decoded=layer.weight,
         )
         rounded = ["probe"] if self.scheme.activations else []
         return Artifact(weights={"probe": weights}, activations=rounded)
