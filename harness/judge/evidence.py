@@ -124,6 +124,8 @@ class BehaviourEvidence:
     clusters: tuple[str, ...] | None = None
     #: Whether the reference's own answer is what is right, so that nothing is gained.
     relative: bool = False
+    #: Why there is nothing to judge, where that is no mistake; "": there is.
+    unjudged: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
