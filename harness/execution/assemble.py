@@ -136,7 +136,7 @@ def assemble(
 
 
 def _tags(context: Context) -> dict[str, tuple[str, ...]]:
-    """Tags of every case; a variant and its original are of one prompt."""
+    """Tags of every case; a variant has the source of its original, or its id."""
     cases = context.description.cases
     original = {case.id: case.variant_of for case in cases if case.variant_of}
     tags = {case.id: case.tags for case in cases}
@@ -144,7 +144,8 @@ def _tags(context: Context) -> dict[str, tuple[str, ...]]:
         root = name
         while root in original:
             root = original[root]
-        source = f"prompt:{root}"
+        own = [tag for tag in tags.get(root, ()) if tag.startswith(SOURCES)]
+        source = own[0] if own else f"prompt:{root}"
         for one in (root, name):
             if one in tags and not any(t.startswith(SOURCES) for t in tags[one]):
                 tags[one] = (*tags[one], source)

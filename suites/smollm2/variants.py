@@ -56,50 +56,66 @@ VARIANTS: list[tuple[str, str, str]] = [
     (
         "json-02",
         "typo",
-        "Give me a JSON objct with the keys name and age for Ana, age 27. "
-        "Answer with JSON only.",
+        (
+            "Give me a JSON objct with the keys name and age for Ana, age 27. "
+            "Answer with JSON only."
+        ),
     ),
     (
         "json-03",
         "prefix",
-        "Hello! Give me a JSON object with the keys name and age for Luis, age 45. "
-        "Answer with JSON only.",
+        (
+            "Hello! Give me a JSON object with the keys name and age for Luis, age 45. "
+            "Answer with JSON only."
+        ),
     ),
     (
         "json-04",
         "spaces",
-        "Give me a JSON object with the keys name  and  age for Mia,  age 9.  "
-        "Answer with JSON only.",
+        (
+            "Give me a JSON object with the keys name  and  age for Mia,  age 9.  "
+            "Answer with JSON only."
+        ),
     ),
     (
         "json-11",
         "newline",
-        "Give me a JSON object with the keys city and country for Berlin, country "
-        "Germany.\nAnswer with JSON only.\n",
+        (
+            "Give me a JSON object with the keys city and country for Berlin, country "
+            "Germany.\nAnswer with JSON only.\n"
+        ),
     ),
     (
         "json-14",
         "case",
-        "give me a JSON object with the keys city and country for Quito, country "
-        "Ecuador. answer with JSON only.",
+        (
+            "give me a JSON object with the keys city and country for Quito, country "
+            "Ecuador. answer with JSON only."
+        ),
     ),
     (
         "code-01",
         "paraphrase",
-        "Please write a short Python function add(a, b) returning the sum of a and b. "
-        "Only code, no comments.",
+        (
+            "Please write a short Python function add(a, b) returning the sum of a and b. "
+            "Only code, no comments."
+        ),
     ),
     (
         "code-02",
         "spaces",
-        "Write a short Python function  square(x)  that returns x times x.  "
-        "Only code, no comments.",
+        (
+            "Write a short Python function  square(x)  that returns x times x.  "
+            "Only code, no comments."
+        ),
     ),
     (
         "code-03",
         "typo",
-        "Write a shrot Python function is_even(n) that returns True when n is even. "
-        "Only code, no comments.",
+        (
+            "Write a shrot Python function is_even(n) that returns True when n is even. "
+            "Only code, no comments."
+        ),
     ),
     (
         "code-06",
@@ -109,8 +125,10 @@ VARIANTS: list[tuple[str, str, str]] = [
     (
         "code-14",
         "newline",
-        "Write a short Python function absolute(x) that returns the absolute value."
-        "\nOnly code, no comments.",
+        (
+            "Write a short Python function absolute(x) that returns the absolute value."
+            "\nOnly code, no comments."
+        ),
     ),
     ("sum-03", "paraphrase", "How much is 6 + 6?"),
     ("sum-03", "spaces", "What is 6+6?"),
@@ -121,8 +139,10 @@ VARIANTS: list[tuple[str, str, str]] = [
     (
         "grounded-04",
         "paraphrase",
-        "The house was built in 1923 and has 4 bedrooms.\n\nIn which year was the "
-        "house built?",
+        (
+            "The house was built in 1923 and has 4 bedrooms.\n\nIn which year was the "
+            "house built?"
+        ),
     ),
     (
         "grounded-09",
@@ -132,20 +152,26 @@ VARIANTS: list[tuple[str, str, str]] = [
     (
         "grounded-11",
         "spaces",
-        "Robert has a blue car and a red bicycle.\n\n\n\nWhat color is the car of "
-        "Robert?",
+        (
+            "Robert has a blue car and a red bicycle.\n\n\n\nWhat color is the car of "
+            "Robert?"
+        ),
     ),
     (
         "grounded-14",
         "case",
-        "Clara planted 24 tulips and 6 roses in April.\n\nwhen did Clara plant the "
-        "tulips?",
+        (
+            "Clara planted 24 tulips and 6 roses in April.\n\nwhen did Clara plant the "
+            "tulips?"
+        ),
     ),
     (
         "grounded-16",
         "prefix",
-        "Read this: the dog of the Miller family is called Bruno.\n\nWhat is the dog "
-        "called?",
+        (
+            "Read this: the dog of the Miller family is called Bruno.\n\nWhat is the dog "
+            "called?"
+        ),
     ),
     ("prose-01", "newline", "Write a paragraph about the sea.\n"),
     ("prose-02", "spaces", "Write one sentence  about an old bridge."),
