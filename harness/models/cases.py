@@ -62,7 +62,7 @@ def check_variants(cases: Mapping[str, Case], places: Mapping[str, str]) -> None
     Raises:
         CasesError: `variant_of` names no case, or leads back to the case itself.
     """
-    for name, case in cases.items():
+    for name in cases:
         chain = [name]
         while original := cases[chain[-1]].variant_of:
             where = f"{places[name]}: case {name!r}: variant_of={original!r}"
