@@ -215,11 +215,14 @@ def not_comparable(better: Scheme, worse: Scheme) -> str:
 
 
 def bits_of(scheme: TensorScheme | None) -> float:
-    """Bits of one number, its part of a block format's scale included."""
+    """Bits of one number, its part of a block's scale included.
+
+    A scale of no format of its own, of a group of integers, has at least 16.
+    """
     if scheme is None:
         return _UNQUANTIZED
     found = FORMATS[scheme.format]
     if found.kind != "block":
-        return float(found.bits)
+        return found.bits + (16 / scheme.block if scheme.block else 0.0)
     element, scale = FORMATS[found.element], FORMATS[found.scale]
     return element.bits + scale.bits / found.block
