@@ -244,3 +244,12 @@ def test_a_variant_of_none_or_of_itself_is_named(tmp_path, originals, line, mess
         read(tmp_path, *records)
 
     assert f"cases.jsonl:{line}: case 'v{line - 1}'" in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path):
+    """Latin-1, or half a character at its end."""
+    for data in (b'{"id": "a", "text": "caf\xe9"}', b'{"id": "a", "text": "\xf0\x9f"}'):
+        (tmp_path / "cases.jsonl").write_bytes(data)
+
+        with pytest.raises(CasesError, match=r"cases\.jsonl: not UTF-8"):
+            load_cases("cases.jsonl", tmp_path, Toy())

@@ -11,6 +11,7 @@ import pytest
 
 from harness.behaviours.schema import check_schema
 from harness.behaviours.structured import _RULES
+from harness.errors import ModelError
 from harness.execution.suite import load_suite
 
 FOLDER = Path(__file__).resolve().parents[2] / "suites" / "smollm2"
@@ -134,3 +135,23 @@ def test_the_suite_names_each_kind_once():
 
     assert {*KEYS, *NIGHTLY, "robust", "robust_choice"} <= set(kinds)
     assert len(kinds) == len(set(kinds))
+
+
+@pytest.mark.quant_slow
+def test_every_prompt_survives_template_and_tokenizer():
+    """Spaces, emoji and scripts as they are: nothing is lost before the model reads."""
+    from harness.models.zoo import smollm2
+
+    try:
+        model = smollm2()
+    except ModelError as error:
+        pytest.skip(str(error))
+    for case in CASES:
+        asked = {k: case[k] for k in ("prompt", "messages", "text") if k in case}
+        text = model.tokenizer.decode(model.prompt_tokens(asked))
+        contents = [m["content"] for m in case.get("messages", [])]
+        own = contents or [case.get("prompt", case.get("text"))]
+        assert all(part in text for part in own), case["id"]
+        assert model.tokenizer.encode(text) == model.prompt_tokens(asked)
+        reply = case.get("reply", "")
+        assert model.tokenizer.decode(model.tokenizer.encode(reply)) == reply
