@@ -25,7 +25,7 @@ _TASKS: Final[dict[str, Judge]] = {
 }
 
 
-def _answers(seen: Seen) -> bool | None:
+def answers(seen: Seen) -> bool | None:
     """Right by everything that the case expects; None where it expects nothing."""
     expected = seen.case.expected
     found = [
@@ -39,7 +39,7 @@ def _answers(seen: Seen) -> bool | None:
 KINDS: Final = (
     of_each(
         "answers",
-        _answers,
+        answers,
         summary="the reply is right by everything that its case expects",
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -61,11 +62,13 @@ def grounded(seen: Seen) -> bool:
     )
 
 
-def _choice(
+def choose(
     cases: Sequence[Case],
     outputs: CaseOutputs,
     options: Mapping[str, Any],
     metadata: Mapping[str, Any],
+    *,
+    key: str = "choices",
 ) -> dict[str, Answer]:
     """The likeliest of some continuations, by the logits of their first tokens.
 
@@ -79,7 +82,7 @@ def _choice(
     name = str(options.get("output", "logits"))
     answers = {}
     for case in cases:
-        choices = case.expected.get("choices")
+        choices = case.expected.get(key)
         if choices is None:
             continue
         first = [tokenizer.encode(choice)[:1] for choice in choices]
@@ -115,8 +118,14 @@ KINDS: Final = (
     ),
     BehaviourKind(
         name="choice",
-        evaluate=_choice,
+        evaluate=choose,
         options={"output": "name of the logits; default: logits"},
         summary="the likeliest of some answers is the right one",
+    ),
+    BehaviourKind(
+        name="tool_choice",
+        evaluate=functools.partial(choose, key="tool_choices"),
+        options={"output": "name of the logits; default: logits"},
+        summary="the likeliest of some functions, or arguments, is the right one",
     ),
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 import zlib
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
@@ -116,6 +118,29 @@ def _utf8(seen: Seen) -> bool:
     return "\N{REPLACEMENT CHARACTER}" not in text
 
 
+@functools.lru_cache(maxsize=1)
+def _tokenizer(folder: str) -> Any:
+    from harness.models.chat import ChatTokenizer
+
+    return ChatTokenizer(Path(folder))
+
+
+def _round_trip(seen: Seen) -> bool | None:
+    """Prompt and reply are what a chat's next turn reads, token by token.
+
+    A reply that was cut off within a character says nothing.
+    """
+    reply, broken = seen.reply, "\N{REPLACEMENT CHARACTER}"
+    if not reply.ended and reply.text.endswith(broken):
+        return None
+    tokenizer = _tokenizer(str(seen.metadata.get("tokenizer")))
+    if tokenizer.decode(tokenizer.encode(reply.prompt)) != reply.prompt:
+        return False
+    ends = set(seen.metadata.get("ends", ()))
+    written = [token for token in reply.tokens.tolist() if token not in ends]
+    return bool(tokenizer.encode(reply.text) == written)
+
+
 def _similarity(seen: Seen) -> bool:
     """Of the tokens of the longer text, at most 1 - `least` were edited."""
     if seen.reference is None:
@@ -161,6 +186,11 @@ KINDS: Final = (
     ),
     of_each("special_tokens", _special, summary="no control tokens in the text"),
     of_each("utf8", _utf8, summary="no broken characters"),
+    of_each(
+        "round_trip",
+        _round_trip,
+        summary="prompt and reply, tokenized again, are the tokens that they were",
+    ),
     of_each(
         "similarity",
         _similarity,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.behaviours import answers, facts, fluency, structured
+from harness.behaviours import answers, facts, fluency, robust, structured
 from harness.behaviours.types import Answer, Array, BehaviourKind, CaseOutputs
 from harness.errors import ConfigError
 from harness.models.types import Case
@@ -164,5 +164,6 @@ KINDS: dict[str, BehaviourKind] = {
         *facts.KINDS,
         *fluency.KINDS,
         *answers.KINDS,
+        *robust.KINDS,
     )
 }

@@ -81,3 +81,6 @@ class BehaviourKind:
     #: Whether the reference's own answer is what is right: nothing can be gained then,
     #: and whatever changes something loses something.
     relative: bool = False
+    #: Whether it judges variants of cases, beside their originals. All others are asked
+    #: every question once.
+    variants: bool = False

@@ -28,7 +28,7 @@ from harness.judge.evidence import (
     Paired,
     StabilityEvidence,
 )
-from harness.judge.slices import clusters_of
+from harness.judge.slices import SOURCES, clusters_of
 from harness.models.types import Case
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -136,7 +136,20 @@ def assemble(
 
 
 def _tags(context: Context) -> dict[str, tuple[str, ...]]:
-    return {case.id: case.tags for case in context.description.cases}
+    """Tags of every case; a variant has the source of its original, or its id."""
+    cases = context.description.cases
+    original = {case.id: case.variant_of for case in cases if case.variant_of}
+    tags = {case.id: case.tags for case in cases}
+    for name in original:
+        root = name
+        while root in original:
+            root = original[root]
+        own = [tag for tag in tags.get(root, ()) if tag.startswith(SOURCES)]
+        source = own[0] if own else f"prompt:{root}"
+        for one in (root, name):
+            if one in tags and not any(t.startswith(SOURCES) for t in tags[one]):
+                tags[one] = (*tags[one], source)
+    return tags
 
 
 def clustered(context: Context, found: Paired) -> Paired:
@@ -278,7 +291,7 @@ def _among(context: Context, behaviour: Behaviour) -> dict[str, Answer]:
         return {}
     kind = context.behaviours[behaviour.kind]
     found: dict[str, Answer] = kind.evaluate(
-        _cases(context.description, whole),
+        asked_of(kind, context.description, whole),
         whole,
         behaviour.options,
         context.description.metadata,
@@ -314,7 +327,7 @@ def answers_of(
             given = replies
             metadata = {**metadata, "reference": reference}
         found[behaviour.name] = kind.evaluate(
-            _cases(description, given), given, behaviour.options, metadata
+            asked_of(kind, description, given), given, behaviour.options, metadata
         )
     if replies:
         found[REPLIES] = {
@@ -337,11 +350,21 @@ def recorded_replies(golden: Golden) -> dict[str, Reply]:
     return found
 
 
-def _cases(description: Description, outputs: Mapping[str, Any]) -> Sequence[Case]:
+def asked_of(
+    kind: Any, description: Description, outputs: Mapping[str, Any]
+) -> Sequence[Case]:
+    """The cases that a kind judges, of those in `outputs`: variants are no others."""
+    variants = getattr(kind, "variants", False)
     return [
-        Case(id=case.id, inputs={}, expected=case.expected, tags=case.tags)
+        Case(
+            id=case.id,
+            inputs={},
+            expected=case.expected,
+            tags=case.tags,
+            variant_of=case.variant_of,
+        )
         for case in description.cases
-        if case.id in outputs
+        if case.id in outputs and (variants or not case.variant_of)
     ]
 
 
@@ -363,6 +386,10 @@ def _behaviours(context: Context, run: TargetRun) -> tuple[BehaviourEvidence, ..
         if by_name[name].all_cases and not whole:
             continue
         recorded = _recorded(context, by_name[name], whole=whole)
+        kind = context.behaviours[by_name[name].kind]
+        unjudged = ""
+        if getattr(kind, "variants", False) and not whole and not target:
+            unjudged = f"no variant is among the {len(run.outputs)} cases that were run"
         cases = tuple(case for case in target if case in recorded)
         found.append(
             BehaviourEvidence(
@@ -373,9 +400,8 @@ def _behaviours(context: Context, run: TargetRun) -> tuple[BehaviourEvidence, ..
                 answers={c: (recorded[c].text, target[c].text) for c in cases},
                 margin=by_name[name].margin,
                 clusters=clusters_of(_tags(context), cases),
-                relative=getattr(
-                    context.behaviours[by_name[name].kind], "relative", False
-                ),
+                relative=getattr(kind, "relative", False),
+                unjudged=unjudged,
             )
         )
     return tuple(found)
@@ -403,7 +429,7 @@ def _recorded(
     if getattr(kind, "reads", "outputs") != "replies" or not replies:
         return {}
     metadata = {**context.description.metadata, "reference": replies}
-    cases = _cases(context.description, replies)
+    cases = asked_of(kind, context.description, replies)
     found: dict[str, Answer] = kind.evaluate(
         cases, replies, behaviour.options, metadata
     )

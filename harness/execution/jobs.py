@@ -51,6 +51,8 @@ class CaseInfo:
     id: str
     expected: Mapping[str, Any]
     tags: tuple[str, ...]
+    #: Id of the case that it asks in other words; "": of none.
+    variant_of: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ class LoadedSuite:
 
 
 def _selected(cases: Sequence[Case], suite: SuiteRef) -> tuple[Case, ...]:
-    """The cases to run.
+    """The cases to run: those with the tag, and what they are variants of.
 
     Raises:
         CasesError: none has the tag.
@@ -41,7 +41,14 @@ def _selected(cases: Sequence[Case], suite: SuiteRef) -> tuple[Case, ...]:
             f"{suite.folder}: no case has the tag {suite.select!r} that suite.select "
             "asks for"
         )
-    return chosen
+    # A variant says nothing without its original.
+    by_id = {case.id: case for case in cases}
+    wanted = {case.id for case in chosen}
+    for case in chosen:
+        while case.variant_of:
+            case = by_id[case.variant_of]  # noqa: PLW2901 - up to the original
+            wanted.add(case.id)
+    return tuple(case for case in cases if case.id in wanted)
 
 
 class Loaded:
@@ -82,7 +89,12 @@ class Loaded:
             model_fingerprint=loaded.model.fingerprint,
             cases_fingerprint=cases_fingerprint(loaded.every or loaded.cases),
             cases=tuple(
-                CaseInfo(id=case.id, expected=case.expected, tags=case.tags)
+                CaseInfo(
+                    id=case.id,
+                    expected=case.expected,
+                    tags=case.tags,
+                    variant_of=case.variant_of,
+                )
                 for case in loaded.cases
             ),
             outputs=loaded.model.outputs,

@@ -39,6 +39,7 @@ from harness.execution.jobs import (
     TargetRun,
 )
 from harness.execution.observer import Observer
+from harness.execution.ordering import with_orderings
 from harness.execution.run_folder import target_folder, write_target
 from harness.execution.side_by_side import write_replies
 from harness.execution.suite import Suite, Target
@@ -99,11 +100,12 @@ class Matrix:
                 done.update(results)
         # Judged alone while it ran, each target is judged again as one of a family.
         ordered = tuple(self.evidence[f"{suite.name}/{t.name}"] for suite, t in pairs)
+        ordered = with_orderings(pairs, ordered)
         night = None
         if self.nights is not None:
             self.nights, ordered = self.nights.tonight(ordered)
             night = self.nights.night
-            self.evidence = {f"{e.suite}/{e.backend}/{e.scheme}": e for e in ordered}
+        self.evidence = {f"{e.suite}/{e.backend}/{e.scheme}": e for e in ordered}
         judged = tuple(
             self._diagnosed(entry)
             for entry in judge_run(

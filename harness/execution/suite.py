@@ -15,6 +15,7 @@ from harness.behaviours.kinds import KINDS
 from harness.behaviours.schema import check_schema
 from harness.behaviours.types import Behaviour
 from harness.errors import ConfigError, UsageError
+from harness.execution.ordering import Ordering, read_orderings
 from harness.execution.toml_lines import line_of, read_toml
 from harness.models.npz import inside
 
@@ -38,7 +39,7 @@ _TARGET_KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "nightly": bool,
     "budget": dict,
 }
-_TOP_KEYS: Final = ("suite", "target", "budget", "behaviour", "scheme")
+_TOP_KEYS: Final = ("suite", "target", "budget", "behaviour", "ordering", "scheme")
 #: `package.module:name`, which is not a path.
 _FACTORY: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PRECISIONS: Final = ("fp16", "fp32", "fp64")
@@ -86,6 +87,8 @@ class Suite:
     batch: int = _DEFAULT_BATCH
     #: Tag of the cases that run before a merge; "": all. A nightly takes all.
     select: str = ""
+    #: Targets that may not be worse than others with fewer bits.
+    orderings: tuple[Ordering, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -164,6 +167,7 @@ class _Reader:
             )
         self.existing_file("model", table["model"])
         self.existing_file("cases", table["cases"])
+        targets = self.targets()
         batch = table.get("batch", _DEFAULT_BATCH)
         if batch < 1:
             raise self.error(
@@ -175,11 +179,17 @@ class _Reader:
             model=table["model"],
             cases=table["cases"],
             reference=self.reference(table.get("reference", {})),
-            targets=self.targets(),
+            targets=targets,
             behaviours=self.behaviours(),
             golden=self.golden(table.get("golden"), name),
             batch=batch,
             select=table.get("select", ""),
+            orderings=read_orderings(
+                self.data.get("ordering", []),
+                (target.name for target in targets),
+                self.error,
+                lambda i: f"{self.path.name}:{line_of(self.text, 'ordering', i)}",
+            ),
         )
 
     def known(self, table: Mapping[str, Any], keys: Iterable[str], *where: Any) -> None:

@@ -124,6 +124,34 @@ class BehaviourEvidence:
     clusters: tuple[str, ...] | None = None
     #: Whether the reference's own answer is what is right, so that nothing is gained.
     relative: bool = False
+    #: Why there is nothing to judge, where that is no mistake; "": there is.
+    unjudged: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderingEvidence:
+    """A target of the same run that has fewer bits, and should not be better."""
+
+    #: `backend/scheme` of the other target.
+    other: str
+    #: "drift", or a metric.
+    metric: str
+    #: "suite.toml:LINE".
+    source: str = ""
+    #: Why there is nothing to judge, where that is no mistake; "": there is.
+    unjudged: str = ""
+    #: Cases that both have, and what was measured of them: squared errors for "drift".
+    cases: tuple[str, ...] = ()
+    own: FloatArray = field(default_factory=lambda: np.empty(0))
+    others: FloatArray = field(default_factory=lambda: np.empty(0))
+    #: Squared norm of each case's reference; None: the metric is no pooled ratio.
+    reference_sq: FloatArray | None = None
+    better: Literal["lower", "higher"] = "lower"
+    #: What it may be worse by: how far the reference itself moves.
+    limit: float = 0.0
+    clusters: tuple[str, ...] | None = None
+    #: Metrics that the target has.
+    known: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +318,8 @@ class Evidence:
     rows: tuple[RowsEvidence, ...] = ()
     behaviours: tuple[BehaviourEvidence, ...] = ()
     baseline: BaselineEvidence | None = None
+    #: Targets with fewer bits, of the same run.
+    orderings: tuple[OrderingEvidence, ...] = ()
     #: Draws of a device that is not exact; None: it is, or cannot be drawn.
     device: DeviceEvidence | None = None
     #: Tags of each case, for slices.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import importlib
 import json
 import re
@@ -23,8 +25,9 @@ def load_cases(spec: str, folder: Path, model: Model) -> tuple[Case, ...]:
     """Read `cases.jsonl`, `cases.npz` or `package.module:function`.
 
     Raises:
-        CasesError: no cases, or one that is malformed, repeated, not finite, or does
-            not fit the model's inputs; names the file, the line and the case.
+        CasesError: no cases, or one that is malformed, repeated, not finite, a variant
+            of none or of itself, or does not fit the model's inputs; names the file,
+            the line and the case.
     """
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", spec):
         read = _from_function(spec, folder)
@@ -33,6 +36,7 @@ def load_cases(spec: str, folder: Path, model: Model) -> tuple[Case, ...]:
     else:
         read = _from_lines(inside(folder, spec), folder, model)
     cases: dict[str, Case] = {}
+    places: dict[str, str] = {}
     for place, case in read:
         if case.id in cases:
             raise CasesError(f"{place}: the id {case.id!r} stands twice")
@@ -40,10 +44,38 @@ def load_cases(spec: str, folder: Path, model: Model) -> tuple[Case, ...]:
             inputs = _fit(case.inputs, model)
         except CasesError as error:
             raise CasesError(f"{place}: case {case.id!r}: {error}") from None
-        cases[case.id] = Case(case.id, inputs, case.expected, case.tags)
+        cases[case.id] = dataclasses.replace(case, inputs=inputs)
+        places[case.id] = place
     if not cases:
         raise CasesError(f"{folder / spec}: no cases; nothing would be compared")
+    check_variants(cases, places)
     return tuple(cases.values())
+
+
+def check_variants(cases: Mapping[str, Case], places: Mapping[str, str]) -> None:
+    """Whether every variant leads to a case that is none.
+
+    Args:
+        cases: by id.
+        places: where each was read, for messages.
+
+    Raises:
+        CasesError: `variant_of` names no case, or leads back to the case itself.
+    """
+    for name in cases:
+        chain = [name]
+        while original := cases[chain[-1]].variant_of:
+            where = f"{places[name]}: case {name!r}: variant_of={original!r}"
+            if original in chain:
+                ring = " -> ".join([*chain, original])
+                raise CasesError(
+                    f"{where} is circular ({ring}); name a case that is no variant"
+                )
+            if original not in cases:
+                close = difflib.get_close_matches(original, cases, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise CasesError(f"{where}, but there is no such case{hint}")
+            chain.append(original)
 
 
 def _from_lines(file: Path, folder: Path, model: Model) -> Iterator[tuple[str, Case]]:
@@ -67,13 +99,19 @@ def _from_lines(file: Path, folder: Path, model: Model) -> Iterator[tuple[str, C
         name = record.pop("id")
         tags = record.pop("tags", [])
         expected = record.pop("expected", {})
+        original = record.pop("variant_of", "")
         if not isinstance(tags, list) or not isinstance(expected, dict):
             raise CasesError(f"{place}: tags should be a list, expected an object")
+        if not isinstance(original, str) or original == name:
+            raise CasesError(
+                f"{place}: case {name!r}: variant_of={original!r}, but should be the "
+                "id of another case"
+            )
         try:
             inputs = _inputs(record, folder, model)
         except CasesError as error:
             raise CasesError(f"{place}: case {name!r}: {error}") from None
-        yield place, Case(name, inputs, expected, tuple(map(str, tags)))
+        yield place, Case(name, inputs, expected, tuple(map(str, tags)), original)
 
 
 def _inputs(

@@ -17,6 +17,22 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _ROLES: Final = ("system", "user", "assistant")
 
 
+def check_unicode(text: str) -> None:
+    """Whether a text is one of whole characters.
+
+    Raises:
+        CasesError: half of a surrogate pair, which JSON can hold and UTF-8 cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise CasesError(
+            f"character {error.start} of a text is {half!r}, half of a surrogate pair: "
+            "no tokenizer takes it; write the whole character"
+        ) from None
+
+
 class ChatTokenizer:
     """The tokenizer of a Hugging Face folder, with its chat template.
 
@@ -58,7 +74,12 @@ class ChatTokenizer:
         return ""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids, special tokens recognised, none added."""
+        """Token ids, special tokens recognised, none added.
+
+        Raises:
+            CasesError: half of a surrogate pair, which JSON can hold and UTF-8 cannot.
+        """
+        check_unicode(text)
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 

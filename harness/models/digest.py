@@ -57,11 +57,13 @@ def digest_of(arrays: Iterable[tuple[str, Array]]) -> _Digest:
 
 
 def cases_fingerprint(cases: Sequence[Case]) -> str:
-    """Digest of every case's tensors, expectation and id, in order."""
+    """Digest of every case's tensors, expectation, id and original, in order."""
     digest = _Digest()
     for case in cases:
         digest.text(case.id)
         for name in sorted(case.inputs):
             digest.array(name, case.inputs[name])
         digest.text(json.dumps(dict(case.expected), sort_keys=True, default=str))
+        if case.variant_of:
+            digest.text(f"variant of {case.variant_of}")
     return digest.finish()

@@ -33,14 +33,15 @@ _INPUTS: Final = (
     TensorSpec("attention_mask", "int64", (None, None)),
     TensorSpec("positions", "int64", (None, None)),
 )
-_KEYS: Final = ("prompt", "messages", "text", "reply", "ended")
+_KEYS: Final = ("prompt", "messages", "text", "begins", "reply", "ended")
 
 
 class LanguageModel(TorchModel):
     """A causal language model of a Hugging Face folder.
 
     A record of its cases has `prompt` (one message of the user), or `messages`, or
-    `text` that goes in as it stands; and `reply`, a continuation that the logits are
+    `text` that goes in as it stands; `begins`, how the answer begins, which the model
+    is given; and `reply`, a continuation that the logits are
     teacher-forced over, with `ended` saying that the end token follows it.
 
     Args:
@@ -122,7 +123,7 @@ class LanguageModel(TorchModel):
         if unknown or len(given) != 1:
             raise CasesError(
                 f"has keys {sorted(record)}, but should have one of prompt, messages, "
-                "text, and maybe reply, ended"
+                "text, and maybe begins, reply, ended"
             )
         value = record[given[0]]
         if given[0] == "messages":
@@ -135,7 +136,10 @@ class LanguageModel(TorchModel):
             text = self.tokenizer.render([{"role": "user", "content": value}])
         else:
             text = value
-        ids = self.tokenizer.encode(text)
+        begins = record.get("begins", "")
+        if not isinstance(begins, str):
+            raise CasesError(f"begins={begins!r}, but should be a text")
+        ids = self.tokenizer.encode(text + begins)
         if not ids:
             raise CasesError(f"{given[0]} has no tokens")
         return ids

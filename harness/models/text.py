@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.errors import CasesError, MissingExtraError, ModelError
+from harness.models.chat import check_unicode
 from harness.models.types import TensorSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -38,13 +39,15 @@ class TextReader:
         """`input_ids` and `attention_mask`, int64, (1, tokens).
 
         Raises:
-            CasesError: the record has no text, or one of no or too many tokens.
+            CasesError: the record has no text, or one of no or too many tokens,
+                or with half a character.
         """
         text = record.get("text")
         if not isinstance(text, str) or set(record) != {"text"}:
             raise CasesError(
                 f'has keys {sorted(record)}, but should have "text": "..."'
             )
+        check_unicode(text)
         ids = np.array([self._read().encode(text).ids], dtype=np.int64)
         if not ids.size:
             raise CasesError(f"text={text!r} has no tokens")

@@ -75,6 +75,8 @@ class Case:
     #: What a user would check: e.g. {"text": "Total 12.50"}; read by behaviours.
     expected: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    #: Id of the case that this one asks in other words or with noise; "": of none.
+    variant_of: str = ""
 
 
 class Model(abc.ABC):

@@ -21,7 +21,7 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent
 #: Tokens of a reply that the logits are teacher-forced over.
 REPLY = 24
-ASKED = ("prompt", "messages", "text")
+ASKED = ("prompt", "messages", "text", "begins")
 KEYS = (*ASKED, "reply", "ended")
 #: Tokens of prompt and reply, by which a case is tagged.
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)

@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tools import calls
+from variants import VARIANTS
+
 FOLDER = Path(__file__).resolve().parent
 Record = dict[str, Any]
 
@@ -282,6 +285,7 @@ def every() -> Iterator[tuple[str, Record]]:
         )
     yield from texts()
     yield from needles()
+    yield from calls()
 
 
 def structured() -> Iterator[tuple[str, Record]]:
@@ -408,15 +412,37 @@ def needles() -> Iterator[tuple[str, Record]]:
 def main() -> None:
     """Write the prompts, numbered within their groups."""
     counts: dict[str, int] = {}
-    lines = []
+    entries: dict[str, Record] = {}
     for group, record in every():
-        counts[group] = counts.get(group, 0) + 1
-        tags = [group, *record.pop("tags", [])]
-        entry = {"id": f"{group}-{counts[group]:02d}", **record}
-        entry["tags"] = list(dict.fromkeys(tags))
-        lines.append(json.dumps(entry, ensure_ascii=False))
+        add(entries, counts, group, record)
+    for original, change, text in VARIANTS:
+        add(entries, counts, "variant", varied(entries[original], change, text))
+    lines = [json.dumps(entry, ensure_ascii=False) for entry in entries.values()]
     (FOLDER / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(sum(counts.values()), counts)
+
+
+def add(
+    entries: dict[str, Record], counts: dict[str, int], group: str, record: Record
+) -> None:
+    """Number a record within its group."""
+    counts[group] = counts.get(group, 0) + 1
+    tags = [group, *record.pop("tags", [])]
+    entry = {"id": f"{group}-{counts[group]:02d}", **record}
+    entry["tags"] = list(dict.fromkeys(tags))
+    entries[entry["id"]] = entry
+
+
+def varied(original: Record, change: str, text: str) -> Record:
+    """The same question, asked otherwise; what is expected stays."""
+    key = "text" if "text" in original else "prompt"
+    kind = ["paraphrase"] if change == "paraphrase" else ["noise", change]
+    return {
+        key: text,
+        "variant_of": original["id"],
+        "expected": original["expected"],
+        "tags": kind,
+    }
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ PLACES = {
     "source": 2,
     "number": 2,
     "needle": 4,
+    # At night only.
+    "call": 0,
+    "variant": 0,
 }
 #: Longer prompts are for the night.
 LONGEST = {"tokens<=16", "tokens<=32", "tokens<=64", "tokens<=128", "tokens<=256"}

@@ -1,10 +1,13 @@
 """What a language model writes is judged as a user or a parser would judge it."""
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
 
+from harness.behaviours import fluency
 from harness.behaviours.kinds import KINDS
 from harness.behaviours.types import Reply
 from harness.errors import CasesError, ConfigError
@@ -241,6 +244,64 @@ def test_broken_characters():
     assert not right("utf8", "caf\N{REPLACEMENT CHARACTER} au lait")
     assert not right("utf8", reply("caf\N{REPLACEMENT CHARACTER}", ended=True))
     assert right("utf8", reply("caf\N{REPLACEMENT CHARACTER}", ended=False))
+
+
+@pytest.fixture
+def pairs(monkeypatch):
+    """A tokenizer of letters, in which `ab` is a token; it cannot write `#`."""
+
+    class Pairs:
+        def __init__(self, folder):
+            pass
+
+        def encode(self, text):
+            return [
+                0 if part == "ab" else ord(part) for part in re.findall("ab|.", text)
+            ]
+
+        def decode(self, ids):
+            return "".join("ab" if i == 0 else chr(i) for i in ids).replace("#", "")
+
+    fluency._tokenizer.cache_clear()
+    monkeypatch.setattr("harness.models.chat.ChatTokenizer", Pairs)
+    yield
+    fluency._tokenizer.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "prompt", "right"),
+    [
+        ((0, 99), "abc", "xab", True),
+        ((0, 99, 7), "abc", "", True),
+        ((97, 98, 99), "abc", "", False),
+        ((0, 99), "abc", "x#", False),
+        ((), "", "", True),
+    ],
+)
+def test_prompt_and_reply_survive_being_tokenized_again(
+    pairs,
+    tokens,
+    text,
+    prompt,
+    right,
+):
+    """Other tokens of the same text are another history; end tokens are none of it."""
+    written = dataclasses.replace(
+        reply(text, tokens=tokens or (7,)), prompt=prompt, text=text
+    )
+    found = KINDS["round_trip"].evaluate(
+        [Case("c", {}, {})], {"c": written}, {}, {"tokenizer": "t", "ends": [7]}
+    )
+
+    assert found["c"].right is right
+
+
+def test_a_reply_cut_within_a_character_has_no_round_trip(pairs):
+    """By its limit; one that ended so is wrong."""
+    cut = reply("a\N{REPLACEMENT CHARACTER}", tokens=(97, 5), ended=False)
+
+    assert right("round_trip", cut) is None
+    assert right("round_trip", dataclasses.replace(cut, ended=True)) is False
 
 
 def test_answers_are_right_by_everything_that_is_expected():

@@ -10,7 +10,7 @@ import pytest
 
 from harness.backends.protocol import Arithmetic, Availability
 from harness.behaviours.types import Answer, Behaviour, Reply
-from harness.execution.assemble import Context, assemble
+from harness.execution.assemble import Context, _tags, assemble
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
     CaseInfo,
@@ -21,6 +21,7 @@ from harness.execution.jobs import (
 )
 from harness.golden.store import Golden, compact
 from harness.judge.evidence import LatencyEvidence
+from harness.judge.slices import clusters_of
 from harness.models.types import TensorSpec
 
 CASES = ("a", "b", "c")
@@ -79,6 +80,16 @@ def assembled(tags, **run):
         baseline=None,
         budgets={},
     )
+
+
+def with_variants(whole, variants):
+    """The context with some cases being variants: id -> original."""
+    cases = tuple(
+        dataclasses.replace(case, variant_of=variants.get(case.id, ""))
+        for case in whole.description.cases
+    )
+    described = dataclasses.replace(whole.description, cases=cases)
+    return dataclasses.replace(whole, description=described)
 
 
 def test_documents_and_prompts_reach_every_paired_measurement():
@@ -148,10 +159,17 @@ def test_a_noisy_target_that_cannot_be_drawn_keeps_the_noise_floor():
 
 
 def judged(
-    outputs, behaviour, *, golden=None, kind=None, replies=None, reference=REFERENCE
+    outputs,
+    behaviour,
+    *,
+    golden=None,
+    kind=None,
+    replies=None,
+    reference=REFERENCE,
+    variants=None,
 ):
     """Behaviours of a target that gave these outputs, and was asked for no more."""
-    whole = context({})
+    whole = with_variants(context({}), variants or {})
     suite = SimpleNamespace(**{**vars(whole.suite), "behaviours": (behaviour,)})
     golden = golden or whole.golden
     run = {case: entry for case, entry in golden.outputs.items() if case in outputs}
@@ -254,3 +272,43 @@ def test_answers_among_some_cases_are_compared_among_the_same():
 
     assert found.reference_right.tolist() == found.target_right.tolist()
     assert found.target_right.tolist() == [False, True]
+
+
+class Pairs(Kind):
+    """Every variant is answered right."""
+
+    variants = True
+
+    def evaluate(self, cases, _outputs, _options, _metadata):
+        return {c.id: Answer("yes", right=True) for c in cases if c.variant_of}
+
+
+def test_a_question_and_its_variants_are_one_prompt():
+    """Resampled together, also a variant of a variant; the others stand alone."""
+    whole = with_variants(context({}), {"b": "a", "c": "b"})
+    assert set(clusters_of(_tags(whole), CASES)) == {"prompt:a"}
+
+    part = with_variants(context({}), {"b": "a"})
+    assert clusters_of(_tags(part), CASES) == ("prompt:a", "prompt:a", "case:c")
+    document = with_variants(context({"a": ("document:d",)}), {"b": "a"})
+    assert clusters_of(_tags(document), CASES)[:2] == ("document:d", "document:d")
+
+
+def test_only_kinds_of_variants_see_variants():
+    """Every other behaviour asks a question once."""
+    fine = Behaviour(kind="fine", name="fine")
+    variants = {"b": "a"}
+
+    assert judged(REFERENCE, fine, variants=variants)[0].cases == ("a", "c")
+    found = judged(REFERENCE, fine, variants=variants, kind=Pairs())[0]
+    assert (found.cases, found.unjudged) == (("b",), "")
+
+
+def test_a_selection_without_variants_says_that_it_cannot_judge():
+    """All cases without one are a mistake of the suite, and not excused."""
+    fine = Behaviour(kind="fine", name="fine")
+    some = {"a": REFERENCE["a"], "c": REFERENCE["c"]}
+
+    found = judged(some, fine, variants={"b": "a"}, kind=Pairs())[0]
+    assert found.unjudged == "no variant is among the 2 cases that were run"
+    assert judged(REFERENCE, fine, kind=Pairs())[0].unjudged == ""

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from harness.errors import CasesError
+from harness.errors import CasesError, UsageError
 from harness.models.cases import load_cases
 from harness.models.types import Case, TensorSpec
 
@@ -209,3 +209,47 @@ def test_steps_have_an_axis_of_their_own(tmp_path):
     assert case.inputs["x"].shape == (2, 1, 2)
     with pytest.raises(CasesError, match=r"should have \('any', 'any', 2\)"):
         read(tmp_path, GOOD, model=Recurrent())
+
+
+def test_a_variant_names_its_original(tmp_path):
+    """It is no part of the inputs; a chain of variants leads to a question."""
+    cases = read(
+        tmp_path,
+        {"id": "b", "text": "what?", "variant_of": "a"},
+        {"id": "a", "text": "What?"},
+        {"id": "c", "text": "WHAT?", "variant_of": "b"},
+    )
+
+    assert [case.variant_of for case in cases] == ["a", "", "b"]
+
+
+@pytest.mark.parametrize(
+    ("originals", "line", "message"),
+    [
+        (("nobody", ""), 1, "case 'v0': variant_of='nobody', but there is no such"),
+        (("v0", ""), 1, "case 'v0': variant_of='v0', but should be the id of another"),
+        ((3, ""), 1, "case 'v0': variant_of=3, but should be the id of another"),
+        (("v1", "v0"), 1, "is circular"),
+        (("", "v2", "v1"), 2, "circular"),
+        (("", "v_0"), 2, "no such case; did you mean 'v0'"),
+    ],
+)
+def test_a_variant_of_none_or_of_itself_is_named(tmp_path, originals, line, message):
+    """The file, the line, the id, and what is wrong with it."""
+    records = [
+        {"id": f"v{n}", "text": "?", "variant_of": of} for n, of in enumerate(originals)
+    ]
+
+    with pytest.raises(UsageError, match=message) as caught:
+        read(tmp_path, *records)
+
+    assert f"cases.jsonl:{line}: case 'v{line - 1}'" in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path):
+    """Latin-1, or half a character at its end."""
+    for data in (b'{"id": "a", "text": "caf\xe9"}', b'{"id": "a", "text": "\xf0\x9f"}'):
+        (tmp_path / "cases.jsonl").write_bytes(data)
+
+        with pytest.raises(CasesError, match=r"cases\.jsonl: not UTF-8"):
+            load_cases("cases.jsonl", tmp_path, Toy())

@@ -66,7 +66,7 @@ def test_everything_else_counts(other):
 
 
 def test_cases_count_in_order_with_ids_and_expectations():
-    """Another order, id, expectation or bit is another set of cases."""
+    """Another order, id, expectation, original or bit is another set of cases."""
     one, two = Case("a", {"x": X}), Case("b", {"x": X}, {"label": 1})
     kept = cases_fingerprint([one, two])
 
@@ -77,5 +77,6 @@ def test_cases_count_in_order_with_ids_and_expectations():
         [one, Case("c", {"x": X}, {"label": 1})],
         [one, Case("b", {"x": X}, {"label": 2})],
         [one, Case("b", {"x": X + 1}, {"label": 1})],
+        [one, Case("b", {"x": X}, {"label": 1}, variant_of="a")],
     ):
         assert cases_fingerprint(other) != kept

@@ -121,6 +121,29 @@ def test_a_malformed_prompt_is_refused(model, record):
         model.prepare(record, "")
 
 
+@pytest.mark.parametrize("key", ["prompt", "text", "reply", "begins"])
+def test_half_a_character_is_refused(model, key):
+    """JSON can hold half of a surrogate pair; the message says where it is."""
+    record = {"prompt": "a", key: "ab\ud83d"}
+    if key == "text":
+        del record["prompt"]
+
+    with pytest.raises(CasesError, match=r"\bhalf of a surrogate pair"):
+        model.prepare(record, "")
+
+
+def test_an_answer_may_begin_before_the_model_does(model):
+    """What it begins with belongs to the prompt, which ends there."""
+    begun = model.prepare({"prompt": "a", "begins": "It is"}, "")
+    plain = model.prompt_tokens({"prompt": "a"})
+
+    ids = begun["input_ids"][0].tolist()
+    assert ids == plain + model.tokenizer.encode("It is")
+    assert begun["positions"][0, 0] == len(ids) - 1
+    with pytest.raises(CasesError, match="begins=3"):
+        model.prepare({"prompt": "a", "begins": 3}, "")
+
+
 def test_without_a_template_only_texts_are_taken(tmp_path):
     """A template of our own would be another model's."""
     write_gguf(tmp_path / "bare.gguf", template=None)

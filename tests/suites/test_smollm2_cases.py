@@ -11,6 +11,7 @@ import pytest
 
 from harness.behaviours.schema import check_schema
 from harness.behaviours.structured import _RULES
+from harness.errors import ModelError
 from harness.execution.suite import load_suite
 
 FOLDER = Path(__file__).resolve().parents[2] / "suites" / "smollm2"
@@ -29,6 +30,8 @@ KEYS = {
     "needle": "needle",
     "ending": "ends",
 }
+#: Of cases that only a night runs.
+NIGHTLY = {"tool_choice": "tool_choices"}
 
 
 def with_key(key, cases=None):
@@ -71,6 +74,33 @@ def test_every_behaviour_has_cases(behaviour, selected):
     assert len(with_key(KEYS[behaviour], cases)) >= (3 if selected else 8)
 
 
+def test_a_variant_asks_what_its_original_asks():
+    """At least 40, in other words and with noise, of one question each, at night."""
+    by_id = {case["id"]: case for case in CASES}
+    variants = [case for case in CASES if "variant_of" in case]
+    tags = Counter(tag for case in variants for tag in case["tags"])
+
+    assert len(variants) >= 40
+    assert tags["paraphrase"] >= 15
+    assert tags["noise"] >= 15
+    for case in variants:
+        original = by_id[case["variant_of"]]
+        assert "variant_of" not in original
+        assert case["expected"] == original["expected"]
+        assert case.keys() - {"variant_of"} == original.keys()
+        assert "gate" not in case["tags"]
+
+
+def test_likely_calls_are_asked_in_many_ways():
+    """Names and arguments, the right one not always in one place, at night."""
+    calls = with_key("tool_choices")
+
+    assert len(calls) >= 30
+    assert len({case["begins"] for case in calls}) >= 4
+    assert len({case["expected"]["answer"] for case in calls}) >= 10
+    assert not any("gate" in case["tags"] for case in calls)
+
+
 def test_the_axes_are_covered():
     """Lengths from 16 to 2,000 tokens; digits, code, other languages, emoji, spaces."""
     tags = Counter(tag for case in CASES for tag in case["tags"])
@@ -91,7 +121,8 @@ def test_what_is_expected_can_be_judged():
         if "json" in wanted:
             check_schema(wanted["json"], case["id"])
         assert set(wanted.get("format", {})) <= set(_RULES)
-        assert wanted.get("answer") in wanted.get("choices", [None])
+        choices = wanted.get("choices", wanted.get("tool_choices", [None]))
+        assert wanted.get("answer") in choices
         if "needle" in wanted:
             assert re.search(rf"\b{wanted['needle']}\b", case["prompt"])
         if "tool_call" in wanted:
@@ -102,5 +133,25 @@ def test_the_suite_names_each_kind_once():
     """And every kind that has cases."""
     kinds = [b.kind for b in load_suite(FOLDER).behaviours]
 
-    assert set(KEYS) <= set(kinds)
+    assert {*KEYS, *NIGHTLY, "robust", "robust_choice"} <= set(kinds)
     assert len(kinds) == len(set(kinds))
+
+
+@pytest.mark.quant_slow
+def test_every_prompt_survives_template_and_tokenizer():
+    """Spaces, emoji and scripts as they are: nothing is lost before the model reads."""
+    from harness.models.zoo import smollm2
+
+    try:
+        model = smollm2()
+    except ModelError as error:
+        pytest.skip(str(error))
+    for case in CASES:
+        asked = {k: case[k] for k in ("prompt", "messages", "text") if k in case}
+        text = model.tokenizer.decode(model.prompt_tokens(asked))
+        contents = [m["content"] for m in case.get("messages", [])]
+        own = contents or [case.get("prompt", case.get("text"))]
+        assert all(part in text for part in own), case["id"]
+        assert model.tokenizer.encode(text) == model.prompt_tokens(asked)
+        reply = case.get("reply", "")
+        assert model.tokenizer.decode(model.tokenizer.encode(reply)) == reply

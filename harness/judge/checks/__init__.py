@@ -18,6 +18,7 @@ from harness.judge.checks.direction import direction
 from harness.judge.checks.distance import distance
 from harness.judge.checks.explained import explained
 from harness.judge.checks.nights import nights
+from harness.judge.checks.ordering import ordering
 from harness.judge.checks.regression import regression
 from harness.judge.checks.stability import stability
 from harness.judge.evidence import Evidence
@@ -37,6 +38,7 @@ ALL: Mapping[str, Check] = MappingProxyType(
         "distance": distance,
         "direction": direction,
         "regression": regression,
+        "ordering": ordering,
         "nights": nights,
         "behaviour": behaviour,
         "cost": cost,

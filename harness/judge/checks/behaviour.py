@@ -38,6 +38,10 @@ def behaviour(evidence: Evidence, levels: Levels) -> Outcome:
     """
     findings = Findings()
     for entry in evidence.behaviours:
+        if entry.unjudged:
+            reason = f"{entry.name}: not judged ({entry.unjudged})"
+            findings.results.append(passed(_CHECK, reason))
+            continue
         if not entry.cases:
             reason = f"cases of behaviour {entry.name}=0, but should be at least 1"
             findings.results.append(result(_CHECK, Verdict.VACUOUS, reason))

@@ -218,7 +218,7 @@ def _judge_behaviours(
 ) -> None:
     for entry in evidence.behaviours:
         before = baseline.behaviours.get(entry.name)
-        if before is None:
+        if before is None or entry.unjudged:
             continue
         cases = baseline.behaviour_cases.get(entry.name, entry.cases)
         if len(before) != len(cases):

@@ -50,6 +50,21 @@ def test_what_a_format_costs_anyway_is_no_failure(make):
         assert found.verdict is verdict
 
 
+def test_what_cannot_be_judged_is_said_and_passes(make):
+    """With the reason; without one, a behaviour of no case is vacuous."""
+    nothing = dataclasses.replace(
+        make["behaviour"](), cases=(), reference_right=np.array([], bool)
+    )
+    nothing = dataclasses.replace(nothing, target_right=np.array([], bool))
+    excused = dataclasses.replace(nothing, unjudged="no variant was run")
+
+    found = judge(make["evidence"](behaviours=(excused,)))
+    assert found.verdict is Verdict.PASS
+    assert "labels: not judged (no variant was run)" in found.reason
+    found = judge(make["evidence"](behaviours=(nothing,)))
+    assert found.verdict is Verdict.VACUOUS
+
+
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (3, 3), (0, 20), (2, 0)])
 def test_ties_gains_and_single_losses_pass(make, lost, gained):
     """All right, all ties, better, and what chance explains."""
