@@ -69,7 +69,8 @@ class OperatorStatistics:
 
         amax, that of the output, mean, rms, norm; medians over calls of three quantiles
         of |x|; channels, how many of them are outliers, the largest of those as
-        [channel, amax] and the ratio of the largest to the median channel (0 where the median is 0).
+        [channel, amax] and the ratio of the largest to the median channel (0 where the
+        median is 0).
         """
         count = max(self.elements, 1)
         table = np.array(self.quantiles) if self.quantiles else np.zeros((1, 3))
