@@ -25,9 +25,13 @@ BACKENDS: Final = (
     "torch",
     "torch@avx2",
     "onnxruntime",
+    "onnxruntime@unoptimized",
+    "onnxruntime@qnn",
     "openvino",
     "openvino@f32",
     "onnx-reference",
+    "quark",
+    "iree",
 )
 
 

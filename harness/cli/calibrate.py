@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from harness.cli.options import add_json, add_paths, add_plugin
+from harness.cli.options import add_filters, add_json, add_paths, add_plugin
 
 if TYPE_CHECKING:
     from harness.judge.calibrate import Proposal
@@ -16,6 +16,7 @@ EXAMPLE = "quantharness calibrate suites/minilm --write"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     add_paths(parser)
+    add_filters(parser)
     add_plugin(parser)
     parser.add_argument(
         "--write",
@@ -54,6 +55,8 @@ def execute(options: argparse.Namespace) -> int:
 
     results = calibrate(
         options.paths,
+        backends=options.backend,
+        schemes=options.scheme,
         plugins=options.plugin,
         write=options.write,
         reason=options.reason,

@@ -33,9 +33,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Everything that `run`, `gate` and `nightly` take."""
-    add_paths(parser)
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Which targets."""
     parser.add_argument(
         "--backend",
         action="append",
@@ -48,6 +47,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="only targets of this scheme (repeatable)",
     )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Everything that `run`, `gate` and `nightly` take."""
+    add_paths(parser)
+    add_filters(parser)
     add_plugin(parser)
     parser.add_argument(
         "--workers",

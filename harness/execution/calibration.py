@@ -13,6 +13,7 @@ from typing import Any
 from harness.backends.registry import load_registry
 from harness.execution.matrix import Matrix
 from harness.execution.observer import Observer, Silent
+from harness.execution.selection import select
 from harness.execution.suite import Suite, find_suites, load_suite
 from harness.files import write_text
 from harness.golden.store import read_golden
@@ -65,12 +66,23 @@ class Calibration:
 def calibrate(
     paths: Sequence[str | Path],
     *,
+    backends: Sequence[str] | None = None,
+    schemes: Sequence[str] | None = None,
     plugins: Sequence[str] = (),
     write: bool = False,
     reason: str = "",
     observer: Observer | None = None,
 ) -> tuple[Calibration, ...]:
-    """Run every target and propose a limit for its drift.
+    """Run targets, those of the nightly too, and propose a limit for their drift.
+
+    Args:
+        paths: folders that hold suites, or `suite.toml` files.
+        backends: only these.
+        schemes: only these.
+        plugins: modules or files that register more.
+        write: write `budgets.toml`; entries about anything else stay in it.
+        reason: why a limit is loosened.
+        observer: told of progress.
 
     Raises:
         UsageError: wrong paths or configuration; or a limit would be loosened without
@@ -79,11 +91,13 @@ def calibrate(
     watcher = observer or Silent()
     registry = load_registry(plugins)
     suites = [load_suite(path, registry) for path in find_suites(paths)]
-    watcher.on_start(sum(len(suite.targets) for suite in suites), "calibrating")
+    chosen = select(suites, backends, schemes, nightly=True)
+    watcher.on_start(len(chosen), "calibrating")
     results = []
     try:
         with tempfile.TemporaryDirectory(prefix="quantharness-") as folder:
             for suite in suites:
+                pairs = [pair for pair in chosen if pair[0] is suite]
                 matrix = Matrix(
                     registry=registry,
                     folder=Path(folder),
@@ -91,7 +105,7 @@ def calibrate(
                     observer=watcher,
                     plugins=plugins,
                 )
-                judged = matrix.run([(suite, target) for target in suite.targets])
+                judged = matrix.run(pairs)
                 results.append(_calibrate(suite, matrix, judged, write, reason))
     finally:
         watcher.on_finish()
@@ -130,23 +144,26 @@ def _calibrate(
 
 
 def _write(suite: Suite, proposals: Sequence[Proposal], reason: str) -> str:
-    """The ledger with the new limits; acknowledgements stay as they are."""
+    """The ledger with the new limits; whatever they do not replace stays."""
     path = suite.folder / LEDGER
     model = read_golden(suite.golden, suite=suite.name).model_fingerprint
     names = [target.name for target in suite.targets]
-    kept = [
-        dict(entry.values)
-        for entry in read_ledger(path, targets=names, model=model)
-        if entry.kind == "acknowledgement"
-    ]
+    known = read_ledger(path, targets=names, model=model)
     today = dt.datetime.now(dt.UTC).date()
     author = f"quantharness calibrate ({getpass.getuser()})"
-    tables = []
+    tables: list[dict[str, Any]] = []
     for proposal in proposals:
         entry = proposal.as_entry(
             model=model, author=author, today=today, reason=reason
         )
         target = entry["target"].removeprefix(f"{suite.name}/")
         tables.append({**entry, "target": target})
+    replaced = {(table["target"], table["metric"]) for table in tables}
+    kept = [dict(e.values) for e in known if e.kind == "acknowledgement"]
+    tables += [
+        dict(entry.values)
+        for entry in known
+        if entry.kind == "budget" and (entry["target"], entry["metric"]) not in replaced
+    ]
     write_text(path, ledger_text(tables, kept))
     return str(path)

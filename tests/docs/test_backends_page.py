@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.backends.environments import read_lock
 from harness.backends.registry import load_registry
 from harness.conformance import CHECKS, CheckReport, SchemeReport
 from harness.schemes.catalogue import SCHEMES
@@ -20,6 +21,16 @@ page = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(page)
 
 PACKAGES = {"onnx-reference": "onnx"}
+#: In environments of their own: what their locks say.
+LOCKED = {"quark": "amd-quark", "iree": "iree-base-compiler"}
+
+
+def todays(backend):
+    """The version of a backend's engine, without what its build adds."""
+    base = backend.partition("@")[0]
+    if base in LOCKED:
+        return read_lock(base).version(LOCKED[base])
+    return version(PACKAGES.get(base, base)).partition("+")[0]
 
 
 def rows():
@@ -43,11 +54,7 @@ def report(scheme, *failed):
 def test_the_page_has_every_scheme_and_todays_versions():
     """A new scheme, or a new version of an engine, asks for a new table."""
     head, *found = rows()
-    versions = [
-        f"{name} {version(PACKAGES.get(base, base)).partition('+')[0]}"
-        for name in page.BACKENDS
-        for base in [name.partition("@")[0]]
-    ]
+    versions = [f"{name} {todays(name)}" for name in page.BACKENDS]
 
     assert ["scheme", *versions] == head
     assert [f"`{name}`" for name in SCHEMES] == [row[0] for row in found]
@@ -60,7 +67,8 @@ def test_the_page_names_every_backend_and_check():
     for name in load_registry().backend_names:
         assert f"| `{name}` |" in text
     assert (
-        list(CHECKS) == re.findall(r"^\| (\w+) \| [^|]+ \|$", text, re.MULTILINE)[-12:]
+        list(CHECKS)
+        == re.findall(r"^\| (\w+) \| [^|]+ \|$", text, re.MULTILINE)[-len(CHECKS) :]
     )
 
 
@@ -87,6 +95,8 @@ def test_check_fails_where_the_page_says_otherwise(monkeypatch, tmp_path, capsys
 @pytest.mark.parametrize("backend", page.BACKENDS)
 def test_the_table_is_what_conformance_finds(backend):
     """Every cell of a backend's column, found again."""
+    if not load_registry().backend(backend).probe().available:
+        pytest.skip(f"{backend} is not here")
     (found,) = page.examined([backend]).values()
     column = page.BACKENDS.index(backend) + 1
 

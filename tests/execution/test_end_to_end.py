@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from harness.cli.main import main
 from harness.errors import UsageError
 from harness.execution.api import explain, record, run
+from harness.execution.calibration import calibrate
 from harness.history import load
 
 pytestmark = pytest.mark.quant_slow
@@ -286,3 +288,21 @@ def test_nightlies_keep_their_state_in_the_history(suite, tmp_path, capsys):
     assert {"nights": 1, "lost": 0, "gained": 0} == answers["wealth"]
     assert last.nights["spent"] > last.nights["alpha"]
     assert "lost=0, gained=0 over 1 nights" in str(last.targets[0].as_dict())
+
+
+def test_calibrating_one_target_keeps_every_other_entry(suite):
+    """A limit is written for what was asked for; the ledger's other tables stay."""
+    with (suite / "suite.toml").open("a") as file:
+        file.write('\n[[target]]\nbackend = "torch"\nscheme = "int8"\n')
+    calibrate([suite], write=True, reason="first")
+    first = tomllib.loads((suite / "budgets.toml").read_text())["budget"]
+    before = {(entry["target"], entry["metric"]): entry for entry in first}
+    calibrate([suite], schemes=["int8"], write=True, reason="again")
+    again = tomllib.loads((suite / "budgets.toml").read_text())["budget"]
+    after = {(entry["target"], entry["metric"]): entry for entry in again}
+
+    assert {("onnxruntime/mxfp4", "drift"), ("torch/int8", "drift")} == set(before)
+    assert before.keys() == after.keys()
+    assert before["onnxruntime/mxfp4", "drift"] == after["onnxruntime/mxfp4", "drift"]
+    with pytest.raises(UsageError, match="did you mean 'int8'"):
+        calibrate([suite], schemes=["int"], write=True)
