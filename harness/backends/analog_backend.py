@@ -141,6 +141,9 @@ class AnalogBackend(TorchBackend):
                 return Support(supported=False, reason=reason, operators=names)
         if scheme.kv_cache is not None:
             return Support(supported=False, reason="keys and values are not analog")
+        if scheme.outputs is not None:
+            reason = "its converters hand results on as they are: no `outputs`"
+            return Support(supported=False, reason=reason)
         return super().supports(model, scheme)
 
     def quantized_layer(

@@ -84,7 +84,8 @@ class LlamaCppBackend:
                 raise UnsupportedError(
                     f"{model.name} is no language model: llama.cpp runs those"
                 )
-            if scheme.weights is None or scheme.kv_cache is not None:
+            more = scheme.kv_cache is not None or scheme.outputs is not None
+            if scheme.weights is None or more:
                 raise UnsupportedError(
                     f"{scheme.name}: only schemes of weights are expressed in GGUF"
                 )

@@ -64,7 +64,8 @@ def add_provider(
 def refuses(scheme: Scheme) -> str:
     """Why the HTP is not given a scheme; "" if it is.
 
-    Its weights are INT8 in Q/DQ, its inputs too or as they are. Of any other format
+    Its weights are INT8 in Q/DQ, its inputs too or as they are, its results INT8,
+    INT16 or as they are. Of any other format
     the CPU would decode the weights, and round the inputs, in the NPU's name.
     """
     weights, inputs = scheme.weights, scheme.activations

@@ -94,6 +94,8 @@ class TensorRtBackend:
         weights, inputs = scheme.weights, scheme.activations
         if scheme.kv_cache is not None or weights is None or inputs is None:
             reason = "it quantizes weights together with their inputs"
+        elif scheme.outputs is not None:
+            reason = "rounding of results was never tried on it"
         elif inputs.dynamic or inputs.granularity != "tensor":
             reason = "scales of inputs are static, one a tensor"
         elif weights.granularity not in ("tensor", "channel"):

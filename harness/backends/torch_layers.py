@@ -22,6 +22,7 @@ from harness.errors import UnsupportedError
 from harness.models.types import Operator
 from harness.numerics import FORMATS, Quantized, encode, find_format
 from harness.schemes.apply import OperatorPlan, quantize_weight, static_scale
+from harness.schemes.outputs import output_grid
 from harness.schemes.types import Scheme
 
 
@@ -142,6 +143,7 @@ class QuantizedLayer(torch.nn.Module):  # type: ignore[misc]
         bias = getattr(layer, "bias", None)
         self.register_buffer("bias", None if bias is None else bias.detach().float())
         self._static = 1.0
+        self._grid = output_grid(operator, scheme) if plan.outputs else None
         if self.activations is not None:
             self._check_activations()
             if not self.activations.dynamic:
@@ -185,6 +187,10 @@ class QuantizedLayer(torch.nn.Module):  # type: ignore[misc]
         """The layer's output, in the dtype of the input."""
         wide = x.to(torch.float32)
         result = self._native(wide) if self.native else self._emulated(wide)
+        if self._grid is not None:
+            codes = torch.round(result / self._grid.scale)
+            codes = codes.clamp(-self._grid.top - 1, self._grid.top)
+            result = codes * self._grid.scale
         return result.to(x.dtype)
 
     def _emulated(self, x: T) -> T:

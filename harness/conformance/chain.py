@@ -30,6 +30,7 @@ from harness.models.types import Operator
 from harness.schemes.apply import plan_one, quantize_activation
 from harness.schemes.linear_algebra import product
 from harness.schemes.oracle import UNIT_ROUNDOFF, OperatorOracle, recoded
+from harness.schemes.outputs import Rounding, output_grid
 from harness.schemes.types import Scheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,6 +42,10 @@ _WIDTH: Final = 64
 _ROWS: Final = 16
 #: Roundings of a product's inputs and of itself, before it is summed.
 _DECODING: Final = 3
+#: Relative error of a quotient by a scale, in any order: four roundings of float32.
+_EDGE: Final = 4 * 2.0**-24
+#: Range that results are calibrated for, over what they reach.
+_MARGIN: Final = 1.1
 #: Stands for 0 where something is divided by it.
 _TINY: Final = 1e-30
 #: Share of the elements that has to be judged for the check to say anything.
@@ -101,8 +106,13 @@ def _one(
     shape = (_ROWS, _WIDTH, 12) if kind.conv else (_ROWS, _WIDTH)
     x = rng.standard_normal(shape).astype(np.float32)
     # What goes in and what lies between is what a static scheme is calibrated for.
-    own = dataclasses.replace(scheme, calibration={FIRST: float(np.abs(x).max())})
-    given = OperatorOracle(first, own)(x, accumulate="fp64", output="fp64").exact
+    own = dataclasses.replace(
+        scheme,
+        calibration={FIRST: float(np.abs(x).max())},
+        output_calibration=_range_of_results(first, second, scheme, x),
+    )
+    first_given = OperatorOracle(first, own)(x, accumulate="fp64", output="fp64")
+    given = first_given.exact
     summed = given + x if kind.residual else given
     between = np.maximum(summed, 0) if kind.relu else summed
     largest = float(np.abs(between).max())
@@ -114,11 +124,21 @@ def _one(
     finally:
         session.close()
     error = _largest_error(first, own, x, arithmetic)
+    open_code = np.zeros(given.shape, bool)
+    if first_given.rounding is not None:
+        error, open_code = _after_rounding(first_given.rounding, error)
     error = error + roundoff(arithmetic) * (np.abs(summed) + np.abs(given))
     if kind.relu:
         # What is below zero whatever the error is exactly zero.
         error = np.where(summed < -error, 0.0, error)
     expected, allowed, clear = _after(second, own, between, error, arithmetic)
+    clear &= ~open_code
+    if scheme.outputs is not None:
+        rounding = Rounding(output_grid(second, own), expected, 0.0)
+        expected = rounding.grid.round(expected)
+        off, open_code = _after_rounding(rounding, allowed)
+        clear &= ~open_code
+        allowed = off + roundoff(arithmetic) * np.abs(expected)
     if y.shape != expected.shape:
         return 0, y.size, f"shape {y.shape}, but should be {expected.shape}"
     off = clear & ~(np.abs(y - expected) <= allowed)
@@ -132,6 +152,34 @@ def _one(
         f"[{between[place]:.7g} {how}, times the weight]"
     )
     return int(clear.sum()), y.size, worst
+
+
+def _range_of_results(
+    first: Operator, second: Operator, scheme: Scheme, x: Array
+) -> dict[str, float]:
+    """What results are calibrated for: those of full precision, and a margin.
+
+    The margin is no power of two: steps of the results are none of the inputs'.
+    """
+    if scheme.outputs is None:
+        return {}
+    full = OperatorOracle(first, Scheme(name="full", weights=None))
+    largest = float(np.abs(full(x, accumulate="fp64", output="fp64").exact).max())
+    reached = largest + float(np.abs(x).max())
+    gain = float(np.abs(second.weight).max())
+    return {FIRST: largest * _MARGIN, SECOND: reached * gain * _MARGIN}
+
+
+def _after_rounding(rounding: Rounding, error: Array) -> tuple[Array, Array]:
+    """Error of rounded results, and where their code is open.
+
+    An open code is a step apart, which is in the error: dynamic scales that are found
+    from it move.
+    """
+    before, grid = rounding.before, rounding.grid
+    error = error + _EDGE * np.abs(before)
+    low, high = grid.codes(before - error), grid.codes(before + error)
+    return (high - low) * grid.scale, np.asarray(low != high)
 
 
 def _arithmetic(session: Session) -> Arithmetic:

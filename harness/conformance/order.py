@@ -59,7 +59,11 @@ def order(backend: Backend, scheme: Scheme, folder: Path) -> CheckReport:
 
 
 def _unfit(scheme: Scheme) -> str:
-    if scheme.activations is not None or scheme.weights is None:
+    if (
+        scheme.activations is not None
+        or scheme.outputs is not None
+        or scheme.weights is None
+    ):
         return "inputs are quantized: they cannot hold the numbers that show it"
     if find_format(scheme.weights.format).kind == "block" or scheme.weights.block:
         return "weights in blocks: shown by the schemes with a scale a channel"

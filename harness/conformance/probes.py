@@ -63,7 +63,11 @@ class Probe:
     operator: Operator = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scheme = dataclasses.replace(self.scheme, calibration={NAME: self.amax})
+        self.scheme = dataclasses.replace(
+            self.scheme,
+            calibration={NAME: self.amax},
+            output_calibration={NAME: self.amax * _gain(self.shape)},
+        )
 
     def __enter__(self) -> Self:
         model = write_model(self.shape, self.folder)
@@ -92,6 +96,16 @@ class Probe:
     def captured(self, x: Array) -> Mapping[str, Array]:
         """Output, and the operator's observed input and output."""
         return self.session.run({INPUT: x}, capture=[NAME])
+
+
+def _gain(shape: Shape) -> float:
+    """Range of the results over that of the inputs, of which they are sums.
+
+    Exact for a diagonal; of drawn sums, whose terms partly cancel, a few go beyond.
+    """
+    rows = np.asarray(shape.weight, np.float64).reshape(len(shape.weight), -1)
+    found = float(np.sqrt(np.square(rows).sum(axis=1)).max(initial=0.0))
+    return found or 1.0
 
 
 def write_model(shape: Shape, folder: Path) -> OnnxModel:

@@ -21,6 +21,7 @@ from harness.schemes.apply import (
 )
 from harness.schemes.linear_algebra import add_bias, product
 from harness.schemes.oracle import UNIT_ROUNDOFF, OperatorOracle
+from harness.schemes.outputs import output_grid
 from harness.schemes.types import Scheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -92,10 +93,18 @@ class Observation:
         return found
 
     def output(self, x: Array, weight: Array, *, bias: bool = True) -> Array:
-        """The operator's output, float64, of a decoded input and weight."""
+        """The operator's output, float64, of a decoded input and weight.
+
+        Without the bias it is the product alone, which no scheme rounds.
+        """
         with np.errstate(all="ignore"):
             result = product(self.operator, x.astype(np.float64), weight.astype(float))
-        return add_bias(self.operator, result) if bias else result
+        if not bias:
+            return result
+        whole = add_bias(self.operator, result)
+        if not self.plan.outputs:
+            return whole
+        return output_grid(self.operator, self.scheme).round(whole)
 
     @cached_property
     def exact(self) -> tuple[Array, ...]:

@@ -342,11 +342,19 @@ def suite_ref(suite: Suite, *, select: str = "") -> SuiteRef:
 
 
 def calibrated(scheme: Scheme, golden: Golden) -> Scheme:
-    """The scheme with the amax of every operator's input over the golden's cases."""
+    """The scheme with every operator's amax over the golden's cases.
+
+    A golden that was recorded before results were looked at holds those of inputs.
+    """
     amax: Mapping[str, float] = {
         name: entry["amax"] for name, entry in golden.operators.items()
     }
-    return dataclasses.replace(scheme, calibration=amax)
+    outputs: Mapping[str, float] = {
+        name: entry["output_amax"]
+        for name, entry in golden.operators.items()
+        if "output_amax" in entry
+    }
+    return dataclasses.replace(scheme, calibration=amax, output_calibration=outputs)
 
 
 def _groups(

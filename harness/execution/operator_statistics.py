@@ -1,4 +1,4 @@
-"""What a golden keeps of an operator's input: its range, its tails, its outliers."""
+"""What a golden keeps of an operator: its input's range, tails and outliers."""
 
 from __future__ import annotations
 
@@ -34,16 +34,20 @@ class OperatorStatistics:
         self.sample = sample
         self.axis = -1 if operator.kind == "linear" else 1
         self.amax = 0.0
+        self.output_amax = 0.0
         self.total = 0.0
         self.square = 0.0
         self.elements = 0
         self.quantiles: list[Array] = []
         self.channels = np.zeros(0)
 
-    def add(self, x: Array) -> None:
-        """Take in one call's input; an empty one says nothing."""
+    def add(self, x: Array, y: Array) -> None:
+        """Take in one call's input and output; an empty one says nothing."""
         if not x.size:
             return
+        if y.size:
+            largest = np.abs(np.asarray(y, np.float64)).max()
+            self.output_amax = max(self.output_amax, float(largest))
         wide = np.asarray(x, dtype=np.float64)
         magnitude = np.abs(wide)
         self.amax = max(self.amax, float(magnitude.max()))
@@ -63,15 +67,17 @@ class OperatorStatistics:
     def as_dict(self) -> dict[str, Any]:
         """Plain values.
 
-        amax, mean, rms, norm; medians over calls of three quantiles of |x|; channels,
-        how many of them are outliers, the largest of those as [channel, amax] and the
-        ratio of the largest to the median channel (0 where the median is 0).
+        amax, that of the output, mean, rms, norm; medians over calls of three quantiles
+        of |x|; channels, how many of them are outliers, the largest of those as
+        [channel, amax] and the ratio of the largest to the median channel (0 where the
+        median is 0).
         """
         count = max(self.elements, 1)
         table = np.array(self.quantiles) if self.quantiles else np.zeros((1, 3))
         median = np.median(table, axis=0)
         return {
             "amax": self.amax,
+            "output_amax": self.output_amax,
             "mean": self.total / count,
             "rms": float(np.sqrt(self.square / count)),
             "norm": float(np.sqrt(self.square)),

@@ -77,7 +77,8 @@ def look(job: PreflightJob, registry: Registry) -> PreflightRun:
     amax = {operator.name: 1.0 for operator in operators}
     schemes = {
         scheme.name: backend.supports(
-            model, dataclasses.replace(scheme, calibration=amax)
+            model,
+            dataclasses.replace(scheme, calibration=amax, output_calibration=amax),
         )
         for scheme in job.schemes
     }

@@ -102,7 +102,7 @@ def _watched(
     statistics: Mapping[str, OperatorStatistics],
     progress: OnProgress,
 ) -> CasesRun:
-    """All cases, with the statistics of every operator's input."""
+    """All cases, with the statistics of every operator."""
     whole = CasesRun()
     for group in batches(suite.cases, batch):
         run = run_cases(
@@ -111,7 +111,7 @@ def _watched(
             group,
             batch=batch,
             capture=list(statistics),
-            on_capture=lambda name, x, _: statistics[name].add(x),
+            on_capture=lambda name, x, y: statistics[name].add(x, y),
             capture_steps=None,
         )
         whole.seconds += run.seconds

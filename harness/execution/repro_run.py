@@ -201,9 +201,13 @@ def _alone(backend: Backend, operator: Operator, scheme: Scheme, x: Array) -> bo
         save(single_operator(operator), path)
         model = OnnxModel(path)
         only = model.operators()[0]
-        amax = scheme.calibration.get(operator.name)
-        known = {} if amax is None else {only.name: amax}
-        scheme = dataclasses.replace(scheme, calibration=known)
+        known, results = (
+            {only.name: amax[operator.name]} if operator.name in amax else {}
+            for amax in (scheme.calibration, scheme.output_calibration)
+        )
+        scheme = dataclasses.replace(
+            scheme, calibration=known, output_calibration=results
+        )
         try:
             session = backend.load(model, scheme)
         except (UnsupportedError, BackendError, RuntimeError, ValueError):

@@ -148,6 +148,33 @@ def resolve(operator: Operator, weight: Array, flips: Flips, residual: Array) ->
     return rows
 
 
+def reach(
+    operator: Operator, weight: Array, flips: Flips, y: Array
+) -> tuple[Array, Array]:
+    """How far codes on the edge could move every element, down and up, in rows.
+
+    For results that are rounded themselves: what of a step is left after rounding
+    does not tell which steps were taken, so all are admitted, in the few rows that
+    have any.
+
+    Args:
+        operator: kind and groups.
+        weight: as the oracle has it.
+        flips: from `find_flips`.
+        y: an output, for its shape.
+    """
+    low = np.zeros_like(as_rows(operator, np.asarray(y, np.float64)))
+    high = low.copy()
+    if flips.count:
+        directions = weight.reshape(operator.groups, -1, int(np.prod(weight.shape[1:])))
+        directions = np.swapaxes(directions, 1, 2)
+        group = _group_of(operator, flips.row, low.shape[0], y.shape)
+        moves = flips.step[:, None] * directions[group, flips.column]
+        np.add.at(low, flips.row, np.minimum(moves, 0))
+        np.add.at(high, flips.row, np.maximum(moves, 0))
+    return low, high
+
+
 def _without(moves: Array, here: Array) -> Array:
     """One vector's residual without the best choice of its steps.
 

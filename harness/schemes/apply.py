@@ -29,6 +29,7 @@ class OperatorPlan:
 
     weights: bool
     activations: bool
+    outputs: bool = False
     #: Why it is left alone, if it is.
     reason: str = ""
 
@@ -53,7 +54,11 @@ def plan_one(scheme: Scheme, operator: Operator) -> OperatorPlan:
     )
     if blocked and operator.weight.shape[1] == 1:
         return _left_alone("one input channel a group: no block along the channels")
-    return OperatorPlan(scheme.weights is not None, scheme.activations is not None)
+    return OperatorPlan(
+        weights=scheme.weights is not None,
+        activations=scheme.activations is not None,
+        outputs=scheme.outputs is not None,
+    )
 
 
 def _left_alone(reason: str) -> OperatorPlan:

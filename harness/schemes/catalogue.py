@@ -14,6 +14,7 @@ from harness.errors import NumericsError, UsageError
 from harness.numerics import Format, find_format, quantize
 from harness.schemes.checkpoint import scheme_of_checkpoint
 from harness.schemes.ggml import RULE, check_ggml
+from harness.schemes.outputs import OUTPUT_FORMATS
 from harness.schemes.types import Granularity, Scheme, TensorScheme
 
 _CHANNEL_FP8: Final = TensorScheme(format="fp8_e4m3", granularity="channel")
@@ -121,7 +122,15 @@ SCHEMES: Final[dict[str, Scheme]] = {
     )
 }
 
-_KEYS: Final = ("base", "weights", "activations", "kv_cache", "keep", "summary")
+_KEYS: Final = (
+    "base",
+    "weights",
+    "activations",
+    "outputs",
+    "kv_cache",
+    "keep",
+    "summary",
+)
 _TENSOR_KEYS: Final = ("format", "granularity", "block", "dynamic", "rule")
 
 
@@ -175,6 +184,8 @@ def scheme_from_table(
             changes[key] = _tensor(table[key], f"scheme.{name}.{key}")
     if "kv_cache" in table:
         changes["kv_cache"] = _kv_cache(table["kv_cache"], f"scheme.{name}.kv_cache")
+    if "outputs" in table:
+        changes["outputs"] = _outputs(table["outputs"], f"scheme.{name}.outputs")
     if "keep" in table:
         keep = table["keep"]
         if not isinstance(keep, list) or not all(isinstance(p, str) for p in keep):
@@ -188,7 +199,13 @@ def scheme_from_table(
                 f"scheme.{name}.summary={table['summary']!r}, but should be a text"
             )
         changes["summary"] = table["summary"]
-    return dataclasses.replace(scheme, **changes)
+    found = dataclasses.replace(scheme, **changes)
+    if found.outputs is not None and found.weights is None:
+        raise UsageError(
+            f"scheme.{name}.outputs rounds results of operators whose weights are "
+            "quantized, but the scheme has no `weights`"
+        )
+    return found
 
 
 def _checkpoint(name: str, table: Mapping[str, Any], folder: Path) -> Scheme:
@@ -251,6 +268,28 @@ def _kv_cache(table: Any, where: str) -> TensorScheme | None:
             f"{fmt.name}"
         )
     return TensorScheme(format=fmt.name, granularity=found, block=table.get("block"))
+
+
+def _outputs(table: Any, where: str) -> TensorScheme | None:
+    """Results: integers, one static scale."""
+    if table is False:
+        return None
+    if not isinstance(table, dict) or "format" not in table:
+        raise UsageError(
+            f'{where}={table!r}, but should be {{ format = "int8" }}, or false'
+        )
+    _known(table, ("format", "granularity"), where)
+    if table["format"] not in tuple(OUTPUT_FORMATS):
+        raise UsageError(
+            f"{where}.format={table['format']!r}, but should be one of "
+            f"{tuple(OUTPUT_FORMATS)}"
+        )
+    if table.get("granularity", "tensor") != "tensor":
+        raise UsageError(
+            f"{where}.granularity={table['granularity']!r}, but should be 'tensor': "
+            "the next operator reads all channels with one scale"
+        )
+    return TensorScheme(format=table["format"], granularity="tensor", dynamic=False)
 
 
 def _format(name: Any, where: str) -> Format:

@@ -19,6 +19,7 @@ from harness.models.types import Operator
 from harness.numerics import FORMATS, find_format
 from harness.schemes.apply import block_size, static_scale
 from harness.schemes.onnx_nodes import Nodes
+from harness.schemes.outputs import output_grid
 from harness.schemes.types import Scheme, TensorScheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -48,6 +49,18 @@ def quantize_input(nodes: Nodes, operator: Operator, scheme: Scheme, x: str) -> 
     if not tensor.dynamic:
         return _static(nodes, tensor, float(static_scale(operator, scheme)), x)
     return _dynamic(nodes, operator, tensor, x)
+
+
+def round_output(
+    nodes: Nodes, operator: Operator, scheme: Scheme, y: str, output: str
+) -> None:
+    """Nodes that round a result `y` to its grid and give it as `output`."""
+    grid = output_grid(operator, scheme)
+    assert scheme.outputs is not None  # sanity check
+    zero = nodes.constant(np.zeros((), scheme.outputs.format), "zero")
+    by = _f(nodes, grid.scale, "scale")
+    codes = nodes.add("QuantizeLinear", [y, by, zero])
+    nodes.add("DequantizeLinear", [codes, by, zero], output=output)
 
 
 def _f(nodes: Nodes, value: float, hint: str = "c") -> str:

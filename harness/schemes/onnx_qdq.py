@@ -15,7 +15,7 @@ from harness.models.onnx_operators import (
 )
 from harness.models.types import Operator
 from harness.schemes.apply import OperatorPlan, plan_one
-from harness.schemes.onnx_activations import quantize_input
+from harness.schemes.onnx_activations import quantize_input, round_output
 from harness.schemes.onnx_nodes import Nodes
 from harness.schemes.onnx_weights import int4_matmul, store_weight
 from harness.schemes.types import Scheme
@@ -80,6 +80,7 @@ def build(
     weights: dict[str, str] = {}
     plans: dict[str, OperatorPlan] = {}
     before: dict[int, list[onnx.NodeProto]] = {}
+    after: dict[int, list[onnx.NodeProto]] = {}
     used = False
     entries = find_operators(model)
     for entry in entries:
@@ -110,7 +111,13 @@ def build(
         )
         before[entry.node] = nodes.nodes
         graph.initializer.extend(nodes.initializers)
-    _interleave(graph, before)
+        if plan.outputs:
+            rounding = Nodes(f"{entry.name}/rounded")
+            place = _rename(graph, entry.output, raw := rounding.name("result"))
+            round_output(rounding, operator, scheme, raw, entry.output)
+            after[place] = rounding.nodes
+            graph.initializer.extend(rounding.initializers)
+    _interleave(graph, before, after)
     _drop_unused_initializers(graph)
     if used:
         model.opset_import.add(domain="com.microsoft", version=1)
@@ -144,6 +151,19 @@ def expressible(
     return reasons
 
 
+def _rename(graph: onnx.GraphProto, tensor: str, to: str) -> int:
+    """Let the node that gives a tensor give it under another name; returns its index.
+
+    Whoever reads the tensor then reads what takes its name.
+    """
+    for index, node in enumerate(graph.node):
+        for place, name in enumerate(node.output):
+            if name == tensor:
+                node.output[place] = to
+                return index
+    raise AssertionError(f"no node gives {tensor}")
+
+
 def _packs(node: onnx.NodeProto, entry: OnnxOperator, scheme: Scheme) -> bool:
     """Whether MatMulNBits stands for this operator."""
     int4 = scheme.weights is not None and scheme.weights.format == "int4"
@@ -163,13 +183,16 @@ def _pack(
 
 
 def _interleave(
-    graph: onnx.GraphProto, before: Mapping[int, list[onnx.NodeProto]]
+    graph: onnx.GraphProto,
+    before: Mapping[int, list[onnx.NodeProto]],
+    after: Mapping[int, list[onnx.NodeProto]],
 ) -> None:
-    """Put each operator's new nodes just before it, so the order stays topological."""
+    """Put new nodes just before or after others, so the order stays topological."""
     ordered = []
     for index, node in enumerate(graph.node):
         ordered.extend(before.get(index, []))
         ordered.append(node)
+        ordered.extend(after.get(index, []))
     del graph.node[:]
     graph.node.extend(ordered)
 

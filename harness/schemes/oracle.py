@@ -25,6 +25,9 @@ input a little larger and a little smaller with the scales held. An NVFP4 block'
 scale is rounded to E4M3, so it is found anew: it may be on the edge itself. With scales
 that are powers of two nothing is on the edge, because the division is exact. Which code
 a backend took is read off its output (`ambiguity`), and taken out of the residual.
+
+*Rounded results.* Where the scheme rounds results too, they are compared as the
+intervals that round to them: see `outputs`.
 """
 
 from __future__ import annotations
@@ -38,10 +41,11 @@ import numpy as np
 
 from harness.models.types import Operator
 from harness.numerics import Quantized, find_format, quantize
-from harness.schemes.ambiguity import Flips, find_flips, resolve
+from harness.schemes.ambiguity import Flips, as_rows, find_flips, reach, resolve
 from harness.schemes.apply import plan_one, quantize_activation, quantize_weight
 from harness.schemes.ggml import RULE, quantize_ggml
 from harness.schemes.linear_algebra import add_bias, product
+from harness.schemes.outputs import Rounding, output_grid
 from harness.schemes.types import Scheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -66,7 +70,7 @@ _EDGE: Final = 4 * 2.0**-24
 class OracleOutput:
     """What an operator should give for an input."""
 
-    #: float64, bias included.
+    #: float64, bias included; rounded, if the scheme rounds results.
     exact: Array
     #: The same with nothing quantized.
     full: Array
@@ -81,6 +85,8 @@ class OracleOutput:
     #: the oracle has them.
     operator: Operator
     weight: Array
+    #: How the result was rounded; None: the scheme leaves results alone.
+    rounding: Rounding | None = None
 
 
 class OperatorOracle:
@@ -150,7 +156,14 @@ class OperatorOracle:
             if operator is not self.operator:
                 part = part[channels]
             rounded = add_bias(operator, product(operator, quantized, part))
-        return OracleOutput(stored, whole, rounded, noise, flips, operator, weight)
+        rounding = None
+        if self.plan.outputs:
+            grid = output_grid(self.operator, self.scheme)
+            rounding = Rounding(grid, stored, UNIT_ROUNDOFF[output])
+            stored, rounded = grid.round(stored), grid.round(rounded)
+        return OracleOutput(
+            stored, whole, rounded, noise, flips, operator, weight, rounding
+        )
 
     def _part(self, channels: slice) -> tuple[Operator, Array, Array]:
         """The operator with some output channels, full and quantized weights."""
@@ -173,10 +186,23 @@ class OperatorOracle:
                 equal to the oracle's and are the caller's to count.
         """
         observed = np.asarray(y, dtype=np.float64)
+        if found.rounding is not None:
+            return self._against_rounded(found, found.rounding, observed)
         with np.errstate(invalid="ignore"):
             residual = np.where(np.isfinite(observed), observed - found.exact, 0.0)
         rows = resolve(found.operator, found.weight, found.flips, residual)
         return float(np.square(rows).sum()), found.noise_sq
+
+    @staticmethod
+    def _against_rounded(
+        found: OracleOutput, rounding: Rounding, y: Array
+    ) -> tuple[float, float]:
+        low, high = reach(found.operator, found.weight, found.flips, y)
+        before = as_rows(found.operator, rounding.before)
+        rows = as_rows(found.operator, y)
+        left = rounding.grid.residual(rows, before + low, before + high, rounding.unit)
+        left = left[np.isfinite(rows)]
+        return float(np.square(left).sum()), found.noise_sq
 
     def _others(self, x: Array, entry: Quantized) -> tuple[Array, ...]:
         """Decoded inputs of arithmetic that is off in the last bits.

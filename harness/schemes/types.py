@@ -38,12 +38,17 @@ class Scheme:
     weights: TensorScheme | None
     activations: TensorScheme | None = None
     kv_cache: TensorScheme | None = None
+    #: What results of quantized operators are rounded to, bias included: `int8` or
+    #: `int16`, one static scale; see `schemes.outputs`.
+    outputs: TensorScheme | None = None
     #: Operators left alone, as fnmatch patterns over operator names.
     keep: tuple[str, ...] = ()
     #: One line for people.
     summary: str = ""
     #: Operator name -> amax of its input over the golden's cases (float32 values).
     calibration: Mapping[str, float] = field(default_factory=dict)
+    #: The same of its output, for `outputs`.
+    output_calibration: Mapping[str, float] = field(default_factory=dict)
     #: Folder of a quantized checkpoint whose stored weights (and static scales) are
     #: used as they are; "": weights are quantized from the model's own.
     checkpoint: str = ""

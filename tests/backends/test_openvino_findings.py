@@ -203,3 +203,33 @@ def test_a_cast_before_a_product_rounds_once():
 
     wanted = x.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
     assert np.array_equal(wanted, found)
+
+
+@deviates("16-bit Q/DQ are taken out of the graph")
+def test_sixteen_bit_results_are_rounded():
+    """A product rounded to INT16 with scale 0.5, and saturated."""
+    x = np.array([[0.0, 0.3, 1.7, 20000.0]], np.float32)
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("QuantizeLinear", ["h", "s", "z"], ["c"]),
+        node("DequantizeLinear", ["c", "s", "z"], ["y"]),
+    ]
+    tensors = [
+        tensor(np.eye(4, dtype=np.float32), "w"),
+        tensor(np.float32(0.5), "s"),
+        tensor(np.int16(0), "z"),
+    ]
+
+    np.testing.assert_array_equal([[0, 0.5, 1.5, 16383.5]], run(nodes, tensors, x))
+
+
+@deviates("16-bit Q/DQ are taken out of the graph, which is then empty")
+def test_sixteen_bit_rounding_alone_compiles():
+    """Q/DQ from an input to an output raises `FQ stripping failed`."""
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["c"]),
+        node("DequantizeLinear", ["c", "s", "z"], ["y"]),
+    ]
+    tensors = [tensor(np.float32(0.5), "s"), tensor(np.int16(0), "z")]
+
+    assert 0.5 == run(nodes, tensors, np.array([[0.3]], np.float32))[0, 0]

@@ -21,6 +21,7 @@ from harness.backends.protocol import (
 from harness.errors import BackendError
 from harness.schemes.apply import plan_one, quantize_activation, quantize_weight
 from harness.schemes.linear_algebra import add_bias, product
+from harness.schemes.outputs import output_grid
 
 FAULTS = (
     "truncates",
@@ -36,6 +37,9 @@ FAULTS = (
     "crash",
     "drops_inner",
     "drops_relu",
+    "drops_result",
+    "drops_inner_result",
+    "truncates_result",
 )
 
 
@@ -86,6 +90,17 @@ class Layer:
             y = np.where(np.abs(y) > np.abs(x), y * np.float32(1 - 2**-3), y)
         return y
 
+    def _result(self, y):
+        grid = output_grid(self.operator, self.scheme)
+        inner = self.operator.name == "first"
+        if self.fault == "drops_result" or (
+            self.fault == "drops_inner_result" and inner
+        ):
+            return y
+        if self.fault == "truncates_result":
+            return np.trunc(y / grid.scale) * grid.scale
+        return grid.round(y)
+
     def __call__(self, x):
         if self.fault == "wraps":
             limit = self.scheme.calibration[self.operator.name]
@@ -101,6 +116,8 @@ class Layer:
         if self.fault == "fp16_sums":
             with np.errstate(over="ignore"):
                 y = y.astype(np.float16)
+        if self.plan.outputs:
+            y = self._result(y)
         return np.asarray(y, np.float32)
 
 

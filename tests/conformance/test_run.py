@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.backends.registry import load_registry
 from harness.conformance import CHECKS, examine
-from harness.schemes.catalogue import SCHEMES
+from harness.schemes.catalogue import SCHEMES, scheme_from_table
 
 FILE = Path(__file__).parent / "planted.py"
 _spec = importlib.util.spec_from_file_location("planted", FILE)
@@ -64,6 +65,62 @@ def test_an_exact_backend_conforms(scheme):
 def test_a_planted_fault_is_found_by_its_check(fault, scheme, check):
     """Each check has a backend that fails it."""
     assert check in failures(fault, scheme)
+
+
+def rounded(base, fmt):
+    """A scheme with results rounded too."""
+    return scheme_from_table(
+        f"{base}_{fmt}", {"base": base, "outputs": {"format": fmt}}
+    )
+
+
+@pytest.mark.parametrize("fmt", ["int8", "int16"])
+@pytest.mark.parametrize("base", ["int8_static", "fp8_e4m3", "int8_weight_only"])
+def test_an_exact_backend_conforms_with_rounded_results(base, fmt):
+    """Every check passes; two operators in a row are judged."""
+    report = examine(planted.Planted(), rounded(base, fmt))
+
+    assert [] == [check for check in report.checks if check.passed is False]
+    assert next(check for check in report.checks if check.name == "chain").cases
+
+
+@pytest.mark.parametrize(
+    ("fault", "fmt", "check"),
+    [
+        ("drops_result", "int8", "operators"),
+        ("drops_result", "int16", "operators"),
+        ("drops_result", "int8", "chain"),
+        ("drops_inner_result", "int8", "chain"),
+        ("truncates_result", "int8", "operators"),
+        ("truncates_result", "int16", "operators"),
+        ("truncates_result", "int16", "cast"),
+        ("fp16_sums", "int16", "accumulation"),
+    ],
+)
+def test_a_wrong_rounding_of_results_is_found(fault, fmt, check):
+    """Dropped everywhere or inside alone, and towards zero."""
+    report = examine(planted.Planted(fault), rounded("int8_static", fmt))
+
+    assert check in {c.name for c in report.checks if c.passed is False}
+
+
+@pytest.mark.parametrize("fmt", ["int8", "int16"])
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("onnxruntime@unoptimized", set()),
+        # torch._int_mm with K = 1, see docs/deviations.md.
+        ("torch", {"operators"}),
+        # It saturates 1e30 wrongly, see docs/deviations.md.
+        ("onnx-reference", {"saturate"}),
+    ],
+)
+def test_engines_round_results(name, known, fmt):
+    """Nothing but what is known deviates, and results inside are rounded."""
+    report = examine(load_registry(()).backend(name), rounded("int8_static", fmt))
+
+    assert {c.name for c in report.checks if c.passed is False} <= known
+    assert next(check for check in report.checks if check.name == "chain").passed
 
 
 def test_a_wrong_decoding_table_is_found_code_by_code():

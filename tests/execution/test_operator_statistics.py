@@ -20,7 +20,7 @@ def statistics(x, kind="linear", calls=2):
     weight = np.ones((4, 8) if kind == "linear" else (4, 8, 3), np.float32)
     found = OperatorStatistics(Operator("layer", kind, weight))
     for part in np.array_split(x, calls):
-        found.add(part)
+        found.add(part, -3 * part)
     return found.as_dict()
 
 
@@ -36,6 +36,13 @@ def test_channels_that_stand_out(kind, axis):
     assert [[2, 90.0], [5, 40.0]] == found["outlier_channels"]
     assert (8, 2) == (found["channels"], found["outliers"])
     assert 85 < found["channel_ratio"] < 100
+
+
+def test_the_range_of_results_is_kept():
+    """Over all calls, of either sign."""
+    x = np.array([[1.0] * 8, [-5.0] * 8], np.float32)
+
+    assert 15.0 == statistics(x)["output_amax"]
 
 
 def test_an_even_input_has_no_outliers():

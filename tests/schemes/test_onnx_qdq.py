@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from harness.models.onnx_normalize import normalize
 from harness.models.onnx_operators import find_operators, initializers_of
-from harness.schemes.catalogue import SCHEMES
+from harness.schemes.catalogue import SCHEMES, scheme_from_table
 from harness.schemes.onnx_qdq import build, expressible
 from harness.schemes.types import Scheme, TensorScheme
 
@@ -119,3 +119,29 @@ def test_what_is_not_expressible_is_named_by_operator(graph):
 
     assert sorted(found) == ["conv", "head"]
     assert "nf4 weights" in found["conv"]
+
+
+@pytest.mark.parametrize(("fmt", "kind"), [("int8", np.int8), ("int16", np.int16)])
+def test_results_are_rounded_after_the_bias(graph, fmt, kind):
+    """Every reader of a result reads the rounded one, under the result's own name."""
+    table = {"base": "int8_static", "outputs": {"format": fmt}, "keep": ["conv"]}
+    scheme = dataclasses.replace(
+        calibrated(scheme_from_table("rounded", table)),
+        output_calibration={"fc": 7.0, "head": 9.0},
+    )
+
+    built = build(graph, scheme)
+
+    onnx.checker.check_model(built.proto, full_check=True)
+    producers = {name: n for n in built.proto.graph.node for name in n.output}
+    tensors = initializers_of(built.proto)
+    for name, source in (("fc", "Add"), ("head", "Gemm")):
+        decode = producers[built.observed[name][1]]
+        encode = producers[decode.input[0]]
+        assert ("DequantizeLinear", "QuantizeLinear") == (
+            decode.op_type,
+            encode.op_type,
+        )
+        assert source == producers[encode.input[0]].op_type
+        assert kind == tensors[encode.input[2]].dtype
+    assert "Conv" == producers[built.observed["conv"][1]].op_type
