@@ -18,7 +18,7 @@ from harness.execution.observer import Observer, Silent
 from harness.execution.selection import select
 from harness.execution.selftest.engine import SelfTest
 from harness.execution.selftest.journal import JOURNAL, Journal
-from harness.execution.selftest.plan import plan, quantized_names
+from harness.execution.selftest.plan import plan, quantized_operators
 from harness.execution.selftest.stage import Item, Stage, open_stage
 from harness.execution.selftest.summary import summary
 from harness.execution.selftest.trial import Trial
@@ -89,7 +89,7 @@ def selftest(
         for (_, backend), pairs in groups.items():
             suite, targets = pairs[0][0], [target for _, target in pairs]
             stage, whole = _open(suite, backend, registry, folder, plugins)
-            names = {t.name: quantized_names(t, whole) for t in targets}
+            names = {t.name: quantized_operators(t, whole) for t in targets}
             plantable |= any(names[t.name] or t.scheme.kv_cache for t in targets)
             items += plan(
                 stage,

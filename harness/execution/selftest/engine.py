@@ -98,13 +98,24 @@ class SelfTest:
                     self.journal.add(key_of(item), trial)
                     self._ended(trial, total)
                 if bisect and self._unbisected(item, trial):
-                    found = _bisect(item, stage, worker)
+                    there = dataclasses.replace(item, planting=trial.planting)
+                    found = _bisect(there, stage, worker)
                     if found is not None:
                         self.journal.add(key_of(item), found)
 
     def _tried(self, item: Item, worker: Worker) -> Trial:
-        """One trial; what few cases miss, or never meet, is tried on all of them."""
+        """One trial; what few cases miss, or never meet, is tried on all of them.
+
+        Where a defect does not fit the operator that was drawn, the others are tried.
+        """
         trial = item.stage.trial(item, worker)
+        for name in item.elsewhere:
+            if not trial.unfit:
+                break
+            assert item.planting is not None  # sanity check
+            there = dataclasses.replace(item.planting, operator=name)
+            item = dataclasses.replace(item, planting=there)
+            trial = item.stage.trial(item, worker)
         if item.planting is not None and not trial.caught and not trial.unfit:
             return item.stage.trial(item, worker, whole=True)
         return trial

@@ -55,6 +55,8 @@ class Item:
     level: str = "clean"
     #: Which of several alike: a target's clean runs are counted.
     number: int = 0
+    #: Operators of other shapes, which the defect may fit where it does not this one.
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class Stage:
             backend=self.backend,
             scheme=calibrated(target.scheme, self.golden),
             planting=item.planting,
+            # Where every operator has it there is none to be named.
+            diagnose=item.planting is None or item.planting.operator is not None,
         )
         try:
             run: TargetRun = worker.run(job, timeout=TIMEOUT)

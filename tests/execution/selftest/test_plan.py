@@ -14,6 +14,9 @@ from harness.execution.selftest.summary import blind_spots, summary, why
 from harness.execution.selftest.trial import Trial
 from harness.reports.selftest import print_selftest, render, verdict
 
+#: Two linear layers of one shape, one of another.
+OPERATORS = {"a": (8, 4), "b": (8, 4), "c": (4, 8)}
+
 
 def stage(name="toy", backend="torch"):
     """As much of a stage as a plan looks at."""
@@ -51,7 +54,7 @@ def control(verdict="pass"):
 def test_every_defect_is_tried_in_one_operator_and_in_all_at_every_strength():
     """A runtime's defect only as a whole; clean runs beside."""
     targets = [target("int8"), target("nvfp4")]
-    names = {t.name: ["a", "b"] for t in targets}
+    names = {t.name: OPERATORS for t in targets}
 
     items = plan(stage(), targets, names, controls=2)
 
@@ -69,10 +72,27 @@ def test_every_defect_is_tried_in_one_operator_and_in_all_at_every_strength():
         }
 
 
+def test_a_defect_that_does_not_fit_is_tried_in_an_operator_of_every_other_shape():
+    """Those in all operators have nowhere else to be."""
+    names = {"torch/int8": {**OPERATORS, "d": (4, 8), "e": (2, 2)}}
+
+    items = plan(stage(), [target("int8")], names)
+
+    elsewhere = {i.planting.operator: i.elsewhere for i in items if i.planting}
+    assert {
+        "a": ("c", "e"),
+        "b": ("c", "e"),
+        "c": ("e", "a"),
+        "d": ("e", "a"),
+        "e": ("a", "c"),
+        None: (),
+    } == elsewhere
+
+
 def test_a_sample_covers_every_target_and_is_drawn_alike_twice():
     """The draw hangs on the suite's seed alone."""
     targets = [target(name) for name in ("int8", "nvfp4", "mxfp8")]
-    items = plan(stage(), targets, {t.name: ["a", "b"] for t in targets})
+    items = plan(stage(), targets, {t.name: OPERATORS for t in targets})
 
     first, second = sampled(items, 30), sampled(items, 30)
 
