@@ -24,6 +24,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 ByCase = Mapping[str, Mapping[str, Array]]
 #: Replies that are held against the logits before their own tokens.
 _AGAIN: Final = 12
+#: And, at least, that are sampled.
+_SAMPLED: Final = 2
 #: Probabilities of less than this are taken for this: float32 has none below.
 _TINY: Final = 1e-45
 #: Keys of `generate` that say how a reply is written.
@@ -78,18 +80,27 @@ def replies_again(
     Args:
         session: what replied.
         model: a language model.
-        cases: of the suite; some of all shapes and tags are asked again.
+        cases: of the suite; some of all shapes and tags are asked again, and some
+            that are sampled.
         run: its replies, and the outputs by which its noise is known.
     """
     assert run.outputs is not None  # sanity check
     replied = [case for case in cases if case.id in run.replies]
     chosen = spread(moderate(replied), _AGAIN)
+    # Another code path, and the only one that has a seed.
+    sampled = [case for case in replied if _is_sampled(case, model)]
+    chosen += [case for case in sampled[:_SAMPLED] if case not in chosen]
     given, again = replies_and_logits(session, model, chosen, run.replies)
     return Repeat(
         name="reply and its logits",
         difference=paired(given, again),
         outputs={case: run.outputs[case] for case in given},
     )
+
+
+def _is_sampled(case: Case, model: Model) -> bool:
+    request = _request(case, model)
+    return request is not None and request.temperature > 0
 
 
 def replies_and_logits(

@@ -10,7 +10,12 @@ import pytest
 from harness.backends.torch_backend import TorchBackend
 from harness.defects import PlantedBackend, Planting
 from harness.execution.errors_by_case import paired
-from harness.execution.replies import replies_and_logits, replies_of
+from harness.execution.jobs import TargetRun
+from harness.execution.replies import (
+    replies_again,
+    replies_and_logits,
+    replies_of,
+)
 from harness.models.load import load_model
 from harness.models.types import Case
 from harness.schemes.catalogue import scheme_by_name
@@ -122,3 +127,21 @@ def test_a_probability_of_zero_is_a_number(model):
 
     assert np.isfinite(found)
     assert found > 100 * NOISE
+
+
+def test_some_that_are_sampled_are_always_among_those_that_are_asked_again(model):
+    """However many others there are: no greedy reply has a seed."""
+    session = TorchBackend("fp32").load(model, SCHEME)
+    greedy, sampled = cases(model)[::2], cases(model)[1]
+    many = [dataclasses.replace(greedy[0], id=f"g{n}") for n in range(20)]
+    asked = [*many, sampled]
+    run = TargetRun(availability=None)
+    run.replies = replies_of(session, model, asked, batch=4)
+    run.outputs = {case.id: dict(session.run(case.inputs)) for case in asked}
+
+    found = replies_again(session, model, asked, run)
+
+    assert 13 == len(found.difference.cases)
+    assert sampled.id in found.difference.cases
+    assert found.difference.ratio < NOISE
+    assert set(found.outputs) == set(found.difference.cases)
