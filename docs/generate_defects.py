@@ -33,6 +33,7 @@ WHERE: Final = {
     "cache": "KV cache",
     "model": "language model",
     "prompt": "prompts",
+    "answer": "answers",
     "runtime": "runtime",
 }
 HEAD: Final = """\
@@ -48,8 +49,9 @@ what they are planted in:
 | where | means |
 | --- | --- |
 | targets | torch by its layers; ONNX Runtime, OpenVINO and the reference by the graph |
-| files | bytes of GGUF and safetensors files: `harness.defects.stored` |
-| KV cache, language model, prompts | a language model that runs in torch |
+| files | bytes of GGUF (llama.cpp loads it) and safetensors: `harness.defects.stored` |
+| KV cache, language model | a language model that runs in torch |
+| prompts, answers | what a language model is given and gives, on any backend |
 | runtime | what any backend does between calls |
 
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from harness.backends.llama_cpp_file import gguf_kind, write_model
+from harness.backends.llama_cpp_file import Written, gguf_kind, write_model
 from harness.backends.llama_cpp_library import library, library_file
 from harness.backends.protocol import Availability, Support, Variant
 from harness.errors import HarnessError, UnsupportedError
@@ -118,11 +118,33 @@ class LlamaCppBackend:
             UnsupportedError: a model or format that is not written as GGUF.
             BackendError: llama.cpp refuses the file, or is not what it should be.
         """
+        return self.open_written(model, scheme, self.write(model, scheme))
+
+    def write(self, model: Model, scheme: Scheme | None) -> Written:
+        """The file that is loaded, written where it is not in the cache.
+
+        Raises:
+            UnsupportedError: a model or format that is not written as GGUF.
+        """
+        return write_model(model, scheme, self.precision)
+
+    def open_written(
+        self, model: Model, scheme: Scheme | None, written: Written
+    ) -> LlamaCppSession:
+        """Load a file of that model, and prove what it is.
+
+        Args:
+            model: what is under test.
+            scheme: of the file's weights; None: the reference.
+            written: the file; what is in it is judged, not who wrote it.
+
+        Raises:
+            BackendError: llama.cpp refuses the file, or is not what it should be.
+        """
         from harness.backends.llama_cpp_engine import LoadedModel
         from harness.backends.llama_cpp_handshake import shake_hands
         from harness.backends.llama_cpp_session import LlamaCppSession
 
-        written = write_model(model, scheme, self.precision)
         loaded = LoadedModel(written.file, extra_buffers=self.extra_buffers)
         try:
             found = shake_hands(loaded, model, written, fused=self.fused)

@@ -346,7 +346,8 @@ def read_weights(written: Written) -> dict[str, QuantizedTensor | Array]:
         found[name] = QuantizedTensor(
             format=stored.format,
             stored_as=f"GGUF {kind}",
-            scales=scales[scales > 0],
+            # NaN is no zero: it is shown.
+            scales=scales[scales != 0],
             decoded=stored.dequantize(),
             nbytes=int(tensor.n_bytes),
         )

@@ -23,6 +23,21 @@ def gumbel(request: Request, step: int, size: int) -> Array:
     return np.random.default_rng(seed).gumbel(size=size).astype(np.float32)
 
 
+def scores_of(logits: Array, request: Request, step: int) -> Array:
+    """float32 (vocabulary,) scores, whose largest is the next token; NaN is the least.
+
+    Args:
+        logits: float32 (vocabulary,).
+        request: how to choose.
+        step: tokens that were chosen before.
+    """
+    scores: Array = np.nan_to_num(logits, nan=-np.inf)
+    if request.temperature > 0:
+        noise = gumbel(request, step, len(logits))
+        scores = scores / np.float32(request.temperature) + noise
+    return scores
+
+
 def choose(logits: Array, request: Request, step: int) -> tuple[int, float]:
     """The next token and its probability at temperature 1; NaN chooses token 0.
 
@@ -31,11 +46,7 @@ def choose(logits: Array, request: Request, step: int) -> tuple[int, float]:
         request: how to choose.
         step: tokens that were chosen before.
     """
-    scores = np.nan_to_num(logits, nan=-np.inf)
-    if request.temperature > 0:
-        noise = gumbel(request, step, len(logits))
-        scores = scores / np.float32(request.temperature) + noise
-    token = int(scores.argmax())
+    token = int(scores_of(logits, request, step).argmax())
     wide = logits.astype(np.float64)
     largest = wide.max()
     return token, float(np.exp(wide[token] - largest) / np.exp(wide - largest).sum())

@@ -10,11 +10,19 @@ import numpy as np
 from harness.backends.protocol import Backend, Session
 from harness.defects.catalogue import find_defect
 from harness.defects.language.model import Fired
-from harness.defects.language.plant import plant_language
+from harness.defects.language.plant import plant_language, plant_outside
 from harness.defects.plant import PlantedOperator, sites
 from harness.defects.runtime import PlantedSession
 from harness.defects.stored.emulated import planted_quantized
-from harness.defects.types import WHOLE, Defect, Planting, Site, Unfit
+from harness.defects.stored.engine_file import load_planted_file
+from harness.defects.types import (
+    OUTSIDE,
+    WHOLE,
+    Defect,
+    Planting,
+    Site,
+    Unfit,
+)
 from harness.errors import UnsupportedError
 from harness.models.types import Model
 from harness.schemes.types import Scheme
@@ -24,8 +32,9 @@ class PlantedBackend:
     """Loads what the backend loads, with a defect planted.
 
     Args:
-        backend: any backend for a runtime's defects; torch or onnxruntime for an
-            operator's.
+        backend: any backend for a runtime's defects and those of answers and prompts;
+            torch, one that opens graphs, or for stored bytes one that opens files, for
+            an operator's.
         planting: the defect and where.
         plugged: defects of plugins.
     """
@@ -67,6 +76,10 @@ class PlantedBackend:
             behaviour = self.defect.change(self.strength, self.planting.seed)
             session = self._backend.load(model, scheme)
             return PlantedSession(session, behaviour)
+        if self.defect.place in OUTSIDE:
+            return self._language(model, scheme)
+        if hasattr(self._backend, "open_written"):
+            return self._file(model, scheme)
         if self.defect.place == "between":
             return self._between(model, scheme)
         if self.defect.place in WHOLE:
@@ -87,6 +100,19 @@ class PlantedBackend:
         self._hook(session.module, model, scheme)
         return session
 
+    def _file(self, model: Model, scheme: Scheme) -> Session:
+        """A file with other bytes in it: the engine itself computes with them."""
+        if self.defect.place != "stored":
+            raise UnsupportedError(
+                f"{self.defect.name} cannot be planted in {self._backend.name}: its "
+                "layers are not open to us, only the file that it reads"
+            )
+        session, names = load_planted_file(
+            self._backend, model, scheme, self.defect, self.planting
+        )
+        self.planted = {name: Fired(1) for name in names}
+        return session
+
     def _plant_stored(self, layer: Any, site: Site) -> None:
         """Other bytes in a layer: its own kernel computes with them."""
         from harness.backends.torch_layers import StoredWeight
@@ -97,11 +123,22 @@ class PlantedBackend:
 
     def _language(self, model: Model, scheme: Scheme) -> Session:
         """A language model with a defect of none of its operators."""
+        outside = self.defect.place in OUTSIDE
+        if outside and not hasattr(model, "tokenizer"):
+            raise UnsupportedError(
+                f"{self.defect.name} is a defect of language models, but {model.name} "
+                "takes no prompts"
+            )
         session = self._backend.load(model, scheme)
         try:
-            planted, counted = plant_language(
-                session, model, self.defect, self.strength, self.trigger
-            )
+            if outside:
+                planted, counted = plant_outside(
+                    session, model, self.defect, self.strength, self.planting.seed
+                )
+            else:
+                planted, counted = plant_language(
+                    session, model, self.defect, self.strength, self.trigger
+                )
         except UnsupportedError:
             session.close()
             raise

@@ -8,6 +8,7 @@ from typing import Final
 
 from harness.defects.between import BETWEEN
 from harness.defects.inputs import INPUTS
+from harness.defects.language.answers import ANSWERS
 from harness.defects.language.cache import CACHE
 from harness.defects.language.model import MODEL
 from harness.defects.language.prompts import PROMPTS
@@ -32,6 +33,7 @@ DEFECTS: Final[dict[str, Defect]] = {
         *CACHE,
         *MODEL,
         *PROMPTS,
+        *ANSWERS,
         *RUNTIME,
     )
 }

@@ -18,9 +18,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Severity = Literal["catastrophic", "visible", "silent", "conditional"]
 #: What a defect changes: the weight as it is read, the bytes that a file stores of it,
 #: how the input is quantized, what an operator gives; of a language model, what it
-#: keeps of keys and values, what lies between its layers, which tokens it is given; of
-#: any model, what is computed between its operators; or what the whole runtime does
-#: between calls.
+#: keeps of keys and values, what lies between its layers, which tokens it is given,
+#: what a server makes of its answers; of any model, what is computed between its
+#: operators; or what the whole runtime does between calls.
 Place = Literal[
     "weight",
     "stored",
@@ -30,10 +30,13 @@ Place = Literal[
     "cache",
     "model",
     "prompt",
+    "answer",
     "runtime",
 ]
+#: Places before and after a language model, which any backend's session has.
+OUTSIDE: Final = frozenset({"prompt", "answer"})
 #: Places that belong to no operator.
-WHOLE: Final = frozenset({"between", "cache", "model", "prompt", "runtime"})
+WHOLE: Final = OUTSIDE | {"between", "cache", "model", "runtime"}
 
 
 class Unfit(Exception):  # noqa: N818 - no error: most defects fit few schemes
@@ -126,8 +129,9 @@ class Defect:
     #: float32 (the bytes are read otherwise); input: (Site, x, strength) -> float32,
     #: the decoded input; output: (Site, Call, strength) -> float32; runtime: a factory
     #: of `runtime.Behaviour`; stored: (StoredWeight, Neighbours, strength) ->
-    #: StoredWeight; between: (strength) -> `between.Edit`; cache, model, prompt: see
-    #: `harness.defects.language`. Raises `Unfit` where there is nothing to change.
+    #: StoredWeight; between: (strength) -> `between.Edit`; answer: a factory of
+    #: `language.server.Server`; cache, model, prompt: see `harness.defects.language`.
+    #: Raises `Unfit` where there is nothing to change.
     change: Callable[..., Any]
     #: Of stored bytes, the parts that may change: "codes", "scales", "zeros",
     #: "tensor_scale"; nothing else of the file does.

@@ -21,6 +21,8 @@ Named = tuple[str, str, int, Callable[[], Sequence[Array]]]
 
 #: Equations for every unknown of an estimated weight: a fit to noise shows then.
 _EQUATIONS: Final = 1.25
+#: Share of the drift that the weight may leave which the outputs were made with.
+_MADE: Final = 0.02
 
 
 def candidates(seen: Observation, masks: Sequence[Array]) -> Iterator[Named]:
@@ -124,8 +126,10 @@ def _offsets(parts: Sequence[tuple[Array, Array, Array]], axis: int) -> Array:
 
 
 def _another_weight(seen: Observation, masks: Sequence[Array]) -> Iterator[Named]:
-    """The weight that the outputs were made with, by least squares."""
-    estimate = effective_weight(seen, masks)
+    """The weight that the outputs were made with: the one that is shown, or a fit."""
+    estimate = _held(seen)
+    if estimate is None:
+        estimate = effective_weight(seen, masks)
     if estimate is None:
         return
 
@@ -143,6 +147,18 @@ def _another_weight(seen: Observation, masks: Sequence[Array]) -> Iterator[Named
         estimate.size,
         predict(estimate),
     )
+
+
+def _held(seen: Observation) -> Array | None:
+    """float64 weight that the backend shows, where it makes the outputs; else None.
+
+    A fit needs more rows than a short text has, and inputs that point everywhere.
+    """
+    if seen.shown is None or np.array_equal(seen.shown, seen.weight, equal_nan=True):
+        return None
+    found = np.asarray(seen.shown, np.float64)
+    left = seen.drift([seen.output(x, found) for x in seen.entries])
+    return found if left <= _MADE * seen.drift(seen.exact) else None
 
 
 def effective_weight(seen: Observation, masks: Sequence[Array]) -> Array | None:

@@ -50,6 +50,7 @@ class Observation:
         calls: observed, in order.
         arithmetic: as the backend declares it.
         others: operators that it could be confused with.
+        shown: float32 weight that the backend says it holds; None: it does not say.
     """
 
     operator: Operator
@@ -57,6 +58,7 @@ class Observation:
     calls: tuple[Call, ...]
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
     others: tuple[Operator, ...] = ()
+    shown: Array | None = None
 
     @cached_property
     def plan(self) -> OperatorPlan:

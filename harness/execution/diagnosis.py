@@ -84,6 +84,7 @@ def diagnose_operators(
     first = _watch(job, suite, session, groups, watched, names)
     second = _watch(job, suite, session, groups, watched, names)
     by_name = {operator.name: operator for operator in suite.operators}
+    shown = _shown(session, result, names)
     results = []
     for name in names:
         seen = Observation(
@@ -92,9 +93,22 @@ def diagnose_operators(
             calls=keep(first[name]),
             arithmetic=result.arithmetic,
             others=tuple(_others(by_name[name], suite.operators, job)),
+            shown=shown.get(name),
         )
         results.append(_diagnosed(job, suite, session, watched, seen, second[name]))
     return tuple(results)
+
+
+def _shown(
+    session: Session, result: TargetRun, names: Sequence[str]
+) -> dict[str, Array]:
+    """The weights that the session holds in place of the right ones, where it says."""
+    wrong = {w.operator for w in result.weights if w.differing or w.nonfinite_scales}
+    if not wrong & set(names):
+        return {}
+    weights = getattr(session, "artifact")().weights  # noqa: B009 - not every session's
+    decoded = {name: weights[name].decoded for name in names if name in wrong}
+    return {name: w for name, w in decoded.items() if w is not None}
 
 
 def _diagnosed(  # noqa: PLR0917 - what looking again needs

@@ -44,7 +44,7 @@ from harness.execution.operator_noise import (
     with_measured_noise,
 )
 from harness.execution.paths import Paths
-from harness.execution.replies import replies_of
+from harness.execution.replies import replies_again, replies_of
 from harness.judge.evidence import Failure
 from harness.models.types import Case, Model, Operator
 from harness.schemes.apply import OperatorPlan, plan
@@ -139,12 +139,13 @@ def _measure(
     result.outputs = run.outputs
     result.timings["run"] = run.seconds
     start = time.perf_counter()
-    result.replies = replies_of(
-        session, suite.model, suite.cases, batch=job.suite.batch
-    )
+    batch = job.suite.batch
+    result.replies = replies_of(session, suite.model, suite.cases, batch=batch)
     result.timings["generate"] = time.perf_counter() - start
     start = time.perf_counter()
     result.repeats = tuple(_repeats(job, suite, session, run))
+    if result.replies and not result.drawable:
+        result.repeats += (replies_again(session, suite.model, suite.cases, result),)
     result.timings["repeat"] = time.perf_counter() - start
     start = time.perf_counter()
     _check_operators(job, suite, session, plans, result)

@@ -170,3 +170,33 @@ def test_the_json_holds_the_contract(make):
     assert found["defect"] == "scales shifted along K"
     assert found["operator"] == "fc"
     assert found["confidence"] == pytest.approx(0.99)
+
+
+def off_by_one(stored):
+    """A few codes one step nearer to zero."""
+    found = stored.dequantize()
+    step = np.sign(found) * stored.expanded_scales()
+    found[::7, ::5] -= step[::7, ::5]
+    return found
+
+
+def test_a_weight_that_is_shown_needs_no_rows_to_be_determined(make):
+    """48 rows do not determine 96 columns; what the backend holds says what it is."""
+    seen = make["seen"]("int8", weight=off_by_one, calls=1)
+    held = off_by_one(seen.stored)
+
+    alone = diagnose(seen)
+    found = diagnose(dataclasses.replace(seen, shown=held))
+
+    assert alone.cause == "unknown"
+    assert found.cause == "codes off by one"
+    assert found.confidence > 0.9
+
+
+def test_a_weight_that_is_shown_and_not_used_names_nothing(make):
+    """The product is wrong in another way: what is held is no excuse."""
+    seen = make["seen"]("int8", output=lambda y, _: np.roll(y, 1, axis=-1))
+    wrong = dataclasses.replace(seen, shown=off_by_one(seen.stored))
+
+    assert diagnose(seen).cause == diagnose(wrong).cause
+    assert diagnose(wrong).cause.startswith("output channels")

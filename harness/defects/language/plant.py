@@ -1,4 +1,4 @@
-"""Planting in a language model that runs in torch."""
+"""Planting in a language model: inside in torch, before and after it anywhere."""
 
 from __future__ import annotations
 
@@ -7,8 +7,35 @@ from typing import Any
 from harness.defects.language.cache import Line
 from harness.defects.language.model import Fired
 from harness.defects.language.prompts import PlantedPrompts
+from harness.defects.language.server import PlantedAnswers
 from harness.defects.types import Defect, Trigger, Unfit
 from harness.errors import UnsupportedError
+
+
+def plant_outside(
+    session: Any, model: Any, defect: Defect, strength: float, seed: int
+) -> tuple[Any, Fired]:
+    """The session with the defect before or after it, and what counts its firing.
+
+    Args:
+        session: any language model's.
+        model: what is under test.
+        defect: of prompts or of answers.
+        strength: how much of it.
+        seed: of its draws.
+
+    Raises:
+        UnsupportedError: the model has nothing of the kind.
+    """
+    if defect.place == "answer":
+        server = defect.change(model, strength, seed)
+        return PlantedAnswers(session, server), server.counted
+    planted = PlantedPrompts(session, lambda ids: defect.change(model, ids, strength))
+    try:
+        planted.try_on(model.tokenizer.encode("What is 2 + 3?"))
+    except Unfit as error:
+        raise UnsupportedError(f"{defect.name} fits nowhere: {error}") from None
+    return planted, planted.counted
 
 
 def plant_language(
@@ -19,7 +46,7 @@ def plant_language(
     Args:
         session: a language model's, with its module open.
         model: what is under test.
-        defect: of the cache, the model or its prompts.
+        defect: of the cache or the model.
         strength: how much of it.
         trigger: of the cache: from which position, from which entry of a batch.
 
@@ -30,15 +57,6 @@ def plant_language(
     module = getattr(session, "module", None)
     if module is None or not hasattr(module, "new_cache"):
         raise UnsupportedError(f"{defect.name} is a defect of language models in torch")
-    if defect.place == "prompt":
-        planted = PlantedPrompts(
-            session, lambda ids: defect.change(model, ids, strength)
-        )
-        try:
-            planted.try_on(model.tokenizer.encode("What is 2 + 3?"))
-        except Unfit as error:
-            raise UnsupportedError(f"{defect.name} fits nowhere: {error}") from None
-        return planted, planted.counted
     fired = Fired()
     if defect.place == "cache":
         _wrap(module, defect, strength, trigger, fired)

@@ -6,7 +6,7 @@ scale stays as it is; its own float16 scales are the ones that are changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -52,7 +52,12 @@ _QUERIES_AND_KEYS: Final = ("attn_q.weight", "attn_k.weight")
 
 
 def plant_gguf(
-    source: Path, out: Path, defect: Defect, planting: Planting | None = None
+    source: Path,
+    out: Path,
+    defect: Defect,
+    planting: Planting | None = None,
+    *,
+    among: Collection[str] | None = None,
 ) -> Planted:
     """A copy of a GGUF file with a defect in its weights' bytes.
 
@@ -61,6 +66,7 @@ def plant_gguf(
         out: the copy.
         defect: one of stored bytes.
         planting: of which weights (GGUF's names, or a pattern) and how much.
+        among: no other weights than these; None: any.
 
     Raises:
         ModelError: the file cannot be read.
@@ -74,7 +80,8 @@ def plant_gguf(
     def plant(copy: Path) -> tuple[str, ...]:
         data = np.memmap(copy, np.uint8, mode="r+")
         try:
-            return plant_slots([_slot(data, *entry) for entry in slots], defect, wanted)
+            found = [_slot(data, *entry) for entry in slots]
+            return plant_slots(found, defect, wanted, among=among)
         finally:
             data.flush()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,11 @@ class Slot:
 
 
 def plant_slots(
-    slots: Sequence[Slot], defect: Defect, planting: Planting
+    slots: Sequence[Slot],
+    defect: Defect,
+    planting: Planting,
+    *,
+    among: Collection[str] | None = None,
 ) -> tuple[str, ...]:
     """Change every weight that is named and that the defect fits; in place.
 
@@ -48,6 +52,7 @@ def plant_slots(
         slots: the file's weights, in its order.
         defect: one of stored bytes.
         planting: `operator` is a name or an fnmatch pattern; None: every weight.
+        among: no other weights than these; None: any.
 
     Returns:
         names of the weights that were changed.
@@ -62,11 +67,12 @@ def plant_slots(
             "stored bytes; their names begin with stored_"
         )
     wanted = planting.operator or "*"
-    chosen = [i for i, s in enumerate(slots) if fnmatch.fnmatch(s.name, wanted)]
+    known = [i for i, s in enumerate(slots) if among is None or s.name in among]
+    chosen = [i for i in known if fnmatch.fnmatch(slots[i].name, wanted)]
     if not chosen:
         raise UsageError(
             f"no quantized weight is called {wanted!r}; there are "
-            f"{', '.join(s.name for s in slots[:5]) or 'none'}"
+            f"{', '.join(slots[i].name for i in known[:5]) or 'none'}"
         )
     given = planting.strength
     strength = defect.parameter.catalogue if given is None else given

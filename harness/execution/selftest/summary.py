@@ -121,7 +121,9 @@ def blind_spots(
     fired: defaultdict[tuple[str, str], list[bool]] = defaultdict(list)
     for trial in trials:
         if trial.planting is not None and trial.fired is not None:
-            fired[trial.suite, trial.planting.defect].append(trial.fired)
+            fired[trial.suite, trial.planting.defect].append(
+                trial.fired or trial.caught
+            )
     return [
         {"suite": suite, "defect": name, "add": _advice(name, known)}
         for (suite, name), states in sorted(fired.items())

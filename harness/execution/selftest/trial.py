@@ -45,8 +45,12 @@ class Trial:
 
     @property
     def planted(self) -> bool:
-        """Whether there was anything to catch."""
-        return self.planting is not None and not self.unfit and self.fired is not False
+        """Whether there was anything to catch: what was caught was there.
+
+        A buffer that is written over leaves every output right until it is asked again.
+        """
+        there = self.fired is not False or self.caught
+        return self.planting is not None and not self.unfit and there
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

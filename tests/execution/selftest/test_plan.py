@@ -203,3 +203,14 @@ def test_a_failure_that_the_clean_run_shows_too_is_no_catch(alarm, caught):
 
     assert found.caught is caught
     assert ("without the defect as well" in found.reason) is not caught
+
+
+def test_what_was_caught_was_there():
+    """An output that is wrong only when it is asked again is no blind spot."""
+    again = trial("buffer_reused", verdict="unstable", fired=False)
+    never = trial("buffer_reused", verdict="pass", fired=False)
+
+    assert again.planted
+    assert not never.planted
+    assert [] == blind_spots([again])
+    assert 1 == len(blind_spots([never]))
