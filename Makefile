@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := torch,onnx,onnxruntime,openvino,export,huggingface,llm,llamacpp,pytest,dev
+EXTRAS := torch,torchao,onnx,onnxruntime,openvino,export,huggingface,llm,llamacpp,pytest,dev
 READY := $(VENV)/.ready
 
 .PHONY: run test slow lint setup clean

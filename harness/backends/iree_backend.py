@@ -37,7 +37,7 @@ from harness.schemes.onnx_activations import FP8_TYPES
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
-    from harness.schemes.onnx_qdq import QuantizedModel
+    from harness.schemes.onnx_model import QuantizedModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

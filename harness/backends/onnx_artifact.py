@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from harness.backends.onnx_deployed_artifact import deployed_artifact
 from harness.backends.protocol import Artifact, QuantizedTensor
 from harness.models.onnx_operators import attributes
 from harness.numerics import decode, find_format
+from harness.schemes.checkpoint import is_onnx_file
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
     import onnx
 
-    from harness.schemes.onnx_qdq import QuantizedModel
+    from harness.schemes.onnx_model import QuantizedModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Computes a model without inputs: its bytes -> its outputs by name.
@@ -65,6 +67,8 @@ def read_artifact(
     producers = {name: node for node in model.graph.node for name in node.output}
     names = [name for name in built.weights.values() if name]
     decoded = evaluate(_decoding_part(model, producers, names)) if names else {}
+    if is_onnx_file(scheme.checkpoint):
+        return deployed_artifact(built, scheme, decoded)
     stored: dict[str, list[onnx.TensorProto]] = {}
     for key, tensor in tensors.items():
         stored.setdefault(key.rpartition("/quantized/weight_")[0], []).append(tensor)

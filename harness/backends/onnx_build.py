@@ -12,7 +12,8 @@ from harness.schemes.types import Scheme
 if TYPE_CHECKING:
     import onnx
 
-    from harness.schemes.onnx_qdq import QuantizedModel, QuantizeInput
+    from harness.schemes.onnx_model import QuantizedModel
+    from harness.schemes.onnx_qdq import QuantizeInput
 
 
 def support(
@@ -50,7 +51,7 @@ def unquantized(
 ) -> QuantizedModel:
     """The model as it is, after `convert`, with its operators where they are."""
     from harness.models.onnx_operators import find_operators
-    from harness.schemes.onnx_qdq import QuantizedModel
+    from harness.schemes.onnx_model import QuantizedModel
 
     proto = model.onnx()
     if convert is not None:

@@ -49,12 +49,13 @@ from harness.errors import (
     UnsupportedError,
 )
 from harness.models.types import Model
+from harness.schemes.checkpoint import is_onnx_file
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
     import onnx
 
-    from harness.schemes.onnx_qdq import QuantizedModel
+    from harness.schemes.onnx_model import QuantizedModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -303,8 +304,12 @@ class OnnxRuntimeSession:
         if self._settings.provider == QNN:
             stored = htp_precision(self._settings)
         packed = [name for name, tensor in self._built.weights.items() if not tensor]
+        file = self._scheme is not None and is_onnx_file(self._scheme.checkpoint)
         if self._scheme is None:
             detail = f"weights stored in {self._precision}, computed in fp32"
+        elif file:
+            kind = f"{len(packed)} integer products" if packed else "codes decoded"
+            detail = f"the file as it is: {kind}, {stored} arithmetic"
         elif packed:
             detail = f"MatMulNBits on packed INT4: {len(packed)} operators"
         elif self._rounds_weights():

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import onnx
     import openvino
 
-    from harness.schemes.onnx_qdq import QuantizedModel
+    from harness.schemes.onnx_model import QuantizedModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

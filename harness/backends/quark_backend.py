@@ -28,7 +28,7 @@ from harness.schemes.onnx_weights import store_weight
 from harness.schemes.types import Scheme, TensorScheme
 
 if TYPE_CHECKING:
-    from harness.schemes.onnx_qdq import QuantizedModel
+    from harness.schemes.onnx_model import QuantizedModel
 
 ENVIRONMENT: Final = "quark"
 DOMAIN: Final = "com.amd.quark"

@@ -36,7 +36,7 @@ from harness.models.types import Model
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
-    from harness.schemes.onnx_qdq import QuantizedModel
+    from harness.schemes.onnx_model import QuantizedModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 #: Engines that show operators, at a time: each holds all weights.

@@ -26,6 +26,7 @@ from harness.backends.protocol import (
 from harness.errors import BackendError, MissingExtraError, UnsupportedError
 from harness.models.types import Model, Operator
 from harness.schemes.apply import OperatorPlan, plan
+from harness.schemes.checkpoint import is_onnx_file
 from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
@@ -326,6 +327,9 @@ class TorchBackend:
 
     def supports(self, model: Model, scheme: Scheme) -> Support:
         """Whether every format of the scheme is stored and rounded here."""
+        if is_onnx_file(scheme.checkpoint):
+            reason = f"{scheme.checkpoint} runs as it is, on engines of ONNX"
+            return Support(supported=False, reason=reason)
         for tensor in (scheme.weights, scheme.activations):
             if tensor is not None and tensor.format not in _WEIGHTS:
                 reason = f"{tensor.format} is not stored by the torch backend"

@@ -17,11 +17,18 @@ EXAMPLE = "quantharness run suites --backend onnxruntime --scheme fp8_e4m3"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     add_run(parser)
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every scheme on every backend that can be used here, not only the "
+        "suites' own targets; what does not go together is `unsupported`, with the "
+        "reason",
+    )
 
 
 def execute(options: argparse.Namespace) -> int:
     """Run, show, write the artifacts."""
-    return run_and_show(options).exit_code
+    return run_and_show(options, everything=options.all).exit_code
 
 
 def run_and_show(options: argparse.Namespace, **more: Any) -> Report:

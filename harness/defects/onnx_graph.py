@@ -29,7 +29,7 @@ from harness.schemes.types import Scheme
 if TYPE_CHECKING:
     import onnx
 
-    from harness.schemes.onnx_qdq import QuantizedModel
+    from harness.schemes.onnx_model import QuantizedModel
 
 _ONE: Final = np.ones(1, np.int64)
 #: Nodes, site, tensor, strength -> the changed tensor.

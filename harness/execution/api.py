@@ -47,6 +47,7 @@ def run(
     baseline: str | None = None,
     across_versions: bool = False,
     history: str | Path | None = None,
+    everything: bool = False,
     observer: Observer | None = None,
 ) -> Report:
     """Run suites against their goldens.
@@ -66,6 +67,8 @@ def run(
             false discoveries instead of the family-wise error, spends its share of
             all nights' level, and judges the answers lost over the nights. The run is
             not appended.
+        everything: every scheme on every backend that can be used here, not only the
+            suites' own targets.
         observer: told of the run's course.
 
     Returns:
@@ -78,7 +81,13 @@ def run(
     suites = [load_suite(path, registry) for path in find_suites(paths)]
     _unique([suite.name for suite in suites])
     return run_targets(
-        select(suites, backends, schemes, nightly=history is not None),
+        select(
+            suites,
+            backends,
+            schemes,
+            nightly=history is not None,
+            everything=registry if everything else None,
+        ),
         plugins=plugins,
         workers=workers,
         timeout=timeout,

@@ -47,6 +47,26 @@ class CasesRun:
     #: Seconds inside the session, calls made.
     seconds: float = 0.0
     calls: int = 0
+    #: The first call's outputs as they were handed over, and copies of them.
+    first: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+
+    def watch_memory(self, outputs: Mapping[str, Array]) -> None:
+        """Hold the first call's outputs until the second call has been made.
+
+        Raises:
+            BackendError: the second call changed what the first one returned.
+        """
+        if self.calls == 1:
+            self.first = {name: (a, np.array(a)) for name, a in outputs.items()}
+            return
+        for name, (array, copy) in self.first.items():
+            if array.tobytes() != copy.tobytes():
+                raise BackendError(
+                    f"output {name!r} of a call changed when the next one was made: "
+                    "it is a view of memory that the backend writes over or has freed; "
+                    "it should return arrays of its own"
+                )
+        self.first = {}
 
 
 def batches(cases: Sequence[Case], size: int) -> Iterator[list[Case]]:
@@ -293,6 +313,7 @@ def _call(
         hidden = {*shown, *(f"{name}/input" for name in shown)}
         if outputs is None:
             outputs = {n: np.asarray(a) for n, a in found.items() if n not in hidden}
+            run.watch_memory(outputs)
         if watch.on_call is not None:
             held.update(found)
         left = left[size:] if size else []

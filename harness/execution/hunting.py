@@ -8,9 +8,10 @@ from typing import Any
 
 from harness.backends.registry import load_registry
 from harness.errors import GoldenError
+from harness.execution.calibrated import calibrated
 from harness.execution.isolation import Worker
 from harness.execution.jobs import HuntJob, HuntRun
-from harness.execution.matrix import calibrated, suite_ref
+from harness.execution.matrix import suite_ref
 from harness.execution.selection import select
 from harness.execution.suite import Suite, Target, load_suite
 from harness.golden.store import read_golden

@@ -95,6 +95,23 @@ class TargetJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuantizeJob:
+    """Let a library's quantizer make a scheme's file of the model."""
+
+    suite: SuiteRef
+    scheme: Scheme
+    #: Where to; nothing is done where it is there.
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedFile:
+    """The file is there and can be read; or why not."""
+
+    failure: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DrawsJob:
     """Run a target that is not exact as several devices, at several ages."""
 
@@ -236,6 +253,7 @@ class HuntRun:
 Job = (
     DescribeJob
     | TargetJob
+    | QuantizeJob
     | DrawsJob
     | OracleJob
     | ReferenceJob
@@ -371,6 +389,7 @@ class Bisection:
 Result = (
     Description
     | TargetRun
+    | QuantizedFile
     | DrawsRun
     | OracleRun
     | ReferenceRun

@@ -26,6 +26,7 @@ from harness.execution.assemble import (
     recorded_replies,
 )
 from harness.execution.baseline import Baseline, whereabouts
+from harness.execution.calibrated import with_file
 from harness.execution.device import device_of
 from harness.execution.diagnosis import with_diagnosis
 from harness.execution.golden_inventory import other_cases
@@ -51,6 +52,7 @@ from harness.judge import judge, judge_run
 from harness.judge.budgets import acknowledgements_for, budgets_for
 from harness.judge.evidence import Budget, Evidence, Failure
 from harness.judge.types import Judgement
+from harness.schemes.checkpoint import rounds_between
 from harness.schemes.types import Scheme
 
 #: Backends that can compute the whole-model oracle, in order of preference.
@@ -198,18 +200,18 @@ class Matrix:
             return _failed(suite, target, prepared)
         name = f"{suite.name}/{target.name}"
         budgets = budgets_for(suite, target, prepared.golden.model_fingerprint)
-        job = TargetJob(
-            suite=ref,
-            backend=target.backend,
-            scheme=calibrated(target.scheme, prepared.golden),
-            latency_seconds=self._latency(budgets),
-        )
         ask = functools.partial(
             workers.get(target.backend).run,
             timeout=self.timeout,
             progress=lambda done, total: self.observer.on_progress(name, done, total),
         )
         try:
+            job = TargetJob(
+                suite=ref,
+                backend=target.backend,
+                scheme=with_file(target.scheme, prepared.golden, ref, ask),
+                latency_seconds=self._latency(budgets),
+            )
             run: TargetRun = ask(job)
             device = device_of(prepared, job, run, ask)
         except BackendError as error:
@@ -219,7 +221,7 @@ class Matrix:
                 suite, target, Failure(kind="unsupported", message=str(error))
             )
         self.diagnoses[name] = run.diagnosis
-        oracle = self._oracle(ref, target, run, workers)
+        oracle = self._oracle(ref, job.scheme, run, workers)
         baseline = None
         if self.baseline is not None:
             baseline = self.baseline.evidence(suite, target, run, prepared)
@@ -263,12 +265,13 @@ class Matrix:
         return self.latency_seconds
 
     def _oracle(
-        self, ref: SuiteRef, target: Target, run: TargetRun, workers: Workers
+        self, ref: SuiteRef, scheme: Scheme, run: TargetRun, workers: Workers
     ) -> OracleRun | None:
         """End to end, for weight-only schemes; shared by a suite's targets."""
-        if not target.scheme.weight_only or not run.outputs:
+        # What a file quantizes beside its layers, this oracle has not.
+        if not scheme.weight_only or not run.outputs or rounds_between(scheme):
             return None
-        return workers.oracle(ref, target.scheme)
+        return workers.oracle(ref, scheme)
 
 
 class Workers:
@@ -339,22 +342,6 @@ def suite_ref(suite: Suite, *, select: str = "") -> SuiteRef:
         seed=suite.seed,
         select=select,
     )
-
-
-def calibrated(scheme: Scheme, golden: Golden) -> Scheme:
-    """The scheme with every operator's amax over the golden's cases.
-
-    A golden that was recorded before results were looked at holds those of inputs.
-    """
-    amax: Mapping[str, float] = {
-        name: entry["amax"] for name, entry in golden.operators.items()
-    }
-    outputs: Mapping[str, float] = {
-        name: entry["output_amax"]
-        for name, entry in golden.operators.items()
-        if "output_amax" in entry
-    }
-    return dataclasses.replace(scheme, calibration=amax, output_calibration=outputs)
 
 
 def _groups(

@@ -13,6 +13,7 @@ from harness.compare.operator_evidence import PathEvidence
 from harness.execution.cases_run import is_long
 from harness.models.types import Case, Model, Operator
 from harness.schemes.between import CalledTwiceError, GivenOutputs, step_error
+from harness.schemes.checkpoint import rounds_between
 from harness.schemes.types import Scheme, TensorScheme
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Paths:
         self._given: GivenOutputs | None = None
         self._sums: dict[str, _Sums] = {}
         #: Why nothing was looked at, if so.
-        self.skipped = ""
+        self.skipped = rounds_between(scheme)
 
     def wants(self, cases: Sequence[Case]) -> bool:
         """Whether the captured call of these cases should be handed to `add`."""

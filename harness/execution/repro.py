@@ -13,9 +13,10 @@ import numpy as np
 
 from harness.backends.registry import load_registry
 from harness.errors import UnsupportedError, UsageError
+from harness.execution.calibrated import calibrated
 from harness.execution.isolation import Worker
 from harness.execution.jobs import Bisection, BisectJob, Repro, ReproJob
-from harness.execution.matrix import calibrated, suite_ref
+from harness.execution.matrix import suite_ref
 from harness.execution.run_folder import target_folder
 from harness.execution.suite import Suite, Target, find_suites, load_suite
 from harness.files import write_bytes, write_text

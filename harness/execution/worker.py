@@ -15,6 +15,7 @@ from harness.backends.registry import Registry, load_registry
 from harness.conformance import examine
 from harness.errors import HarnessError
 from harness.execution.bisect import run_bisection
+from harness.execution.calibrated import run_quantizer
 from harness.execution.draws import run_draws
 from harness.execution.hunt import run_hunt
 from harness.execution.jobs import (
@@ -26,6 +27,7 @@ from harness.execution.jobs import (
     Job,
     OracleJob,
     PreflightJob,
+    QuantizeJob,
     ReferenceJob,
     ReproJob,
     Result,
@@ -81,6 +83,8 @@ def _work(
 
     if isinstance(job, DescribeJob):
         return loaded.describe(job.suite)
+    if isinstance(job, QuantizeJob):
+        return run_quantizer(job, registry, loaded)
     if isinstance(job, DrawsJob):
         return run_draws(job, registry, loaded, progress)
     if isinstance(job, OracleJob):

@@ -13,9 +13,11 @@ from harness.errors import UnsupportedError
 from harness.models.types import Operator
 from harness.numerics import FORMATS, Quantized, find_format, quantize
 from harness.schemes.checkpoint import (
+    rounds_input,
     stored_input_scale,
     stored_layer,
     stored_weight,
+    stored_zero_point,
 )
 from harness.schemes.ggml import RULE, quantize_ggml
 from harness.schemes.types import Scheme, TensorScheme
@@ -47,7 +49,9 @@ def plan_one(scheme: Scheme, operator: Operator) -> OperatorPlan:
     if scheme.checkpoint:
         if stored_layer(scheme, operator.name) is None:
             return _left_alone("not quantized in the checkpoint")
-        return OperatorPlan(weights=True, activations=scheme.activations is not None)
+        return OperatorPlan(
+            weights=True, activations=rounds_input(scheme, operator.name)
+        )
     blocked = any(
         tensor is not None and tensor.granularity == "block"
         for tensor in (scheme.weights, scheme.activations)
@@ -143,13 +147,15 @@ def quantize_activation(operator: Operator, x: Array, scheme: Scheme) -> Quantiz
     assert tensor is not None  # sanity check
     if tensor.rule == RULE:
         return quantize_ggml(np.asarray(x, dtype=np.float32), tensor)
-    scale = global_scale = None
+    scale = global_scale = point = None
     if not tensor.dynamic:
         static = static_scale(operator, scheme)
         if tensor.granularity == "block":
             global_scale = float(static)
         else:
             scale = static
+        if scheme.checkpoint and not tensor.symmetric:
+            point = stored_zero_point(scheme, operator.name)
     return quantize(
         np.asarray(x, dtype=np.float32),
         tensor.format,
@@ -158,4 +164,6 @@ def quantize_activation(operator: Operator, x: Array, scheme: Scheme) -> Quantiz
         rule=tensor.rule,
         scale=scale,
         global_scale=global_scale,
+        zero_point=point,
+        symmetric=tensor.symmetric,
     )

@@ -12,13 +12,17 @@ import numpy as np
 
 from harness.errors import NumericsError, UsageError
 from harness.numerics import Format, find_format, quantize
-from harness.schemes.checkpoint import scheme_of_checkpoint
+from harness.schemes.checkpoint import is_onnx_file, scheme_of_checkpoint
 from harness.schemes.ggml import RULE, check_ggml
 from harness.schemes.outputs import OUTPUT_FORMATS
+from harness.schemes.quantizers import QUANTIZERS, find_quantizer
 from harness.schemes.types import Granularity, Scheme, TensorScheme
 
 _CHANNEL_FP8: Final = TensorScheme(format="fp8_e4m3", granularity="channel")
 _CHANNEL_INT8: Final = TensorScheme(format="int8", granularity="channel")
+_RANGE_UINT8: Final = TensorScheme(
+    format="uint8", granularity="tensor", symmetric=False
+)
 
 
 def _blocks(fmt: str, block: int | None = None) -> TensorScheme:
@@ -164,6 +168,8 @@ def scheme_from_table(
     """
     if "checkpoint" in table:
         return _checkpoint(name, table, folder)
+    if "quantizer" in table:
+        return _by_quantizer(name, table)
     _known(table, _KEYS, f"scheme.{name}")
     given = table.get("base")
     if given is not None and not isinstance(given, str):
@@ -209,15 +215,47 @@ def scheme_from_table(
 
 
 def _checkpoint(name: str, table: Mapping[str, Any], folder: Path) -> Scheme:
-    """The stored weights of a folder: nothing else is to be said of them."""
+    """The stored weights of a folder or file: nothing else is to be said of them."""
     _known(table, ("checkpoint",), f"scheme.{name}")
     given = table["checkpoint"]
-    if not isinstance(given, str) or not (folder / given).is_dir():
+    there = isinstance(given, str) and (
+        (folder / given).is_file() if is_onnx_file(given) else (folder / given).is_dir()
+    )
+    if not there:
         raise UsageError(
             f"scheme.{name}.checkpoint={given!r}, but should be a folder with "
-            f"config.json and safetensors, relative to {folder}"
+            f"config.json and safetensors, or a .onnx file, relative to {folder}"
         )
     return scheme_of_checkpoint(folder / given, name=name)
+
+
+def _by_quantizer(name: str, table: Mapping[str, Any]) -> Scheme:
+    """What a library's quantizer will make of the model.
+
+    Until it has, formats are no more than its usual ones; whether inputs are rounded
+    is known.
+    """
+    _known(table, ("quantizer", "options"), f"scheme.{name}")
+    given, options = table["quantizer"], table.get("options", {})
+    if not isinstance(given, str):
+        raise UsageError(
+            f"scheme.{name}.quantizer={given!r}, but should be one of "
+            f"{', '.join(QUANTIZERS)}"
+        )
+    if not isinstance(options, dict):
+        raise UsageError(f"scheme.{name}.options={options!r}, but should be a table")
+    try:
+        quantizer = find_quantizer(given)
+    except UsageError as error:
+        raise UsageError(f"scheme.{name}.quantizer: {error}") from None
+    return Scheme(
+        name=name,
+        weights=_CHANNEL_INT8,
+        activations=_RANGE_UINT8 if quantizer.inputs else None,
+        summary=f"as {given} makes it",
+        quantizer=given,
+        options=options,
+    )
 
 
 def _tensor(table: Any, where: str) -> TensorScheme | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import UnsupportedError
@@ -15,7 +14,10 @@ from harness.models.onnx_operators import (
 )
 from harness.models.types import Operator
 from harness.schemes.apply import OperatorPlan, plan_one
+from harness.schemes.checkpoint import is_onnx_file
 from harness.schemes.onnx_activations import quantize_input, round_output
+from harness.schemes.onnx_deployed import deployed
+from harness.schemes.onnx_model import QuantizedModel
 from harness.schemes.onnx_nodes import Nodes
 from harness.schemes.onnx_weights import int4_matmul, store_weight
 from harness.schemes.types import Scheme
@@ -36,20 +38,6 @@ class StoreWeight(Protocol):
     ) -> str:
         """`transposed`: whether the consumer wants (in, out)."""
         ...
-
-
-@dataclass(frozen=True)
-class QuantizedModel:
-    """A built model, and where its operators are."""
-
-    proto: onnx.ModelProto
-    #: Operator -> the tensors that show its input (before quantization) and output.
-    observed: Mapping[str, tuple[str, str]]
-    #: Operator -> the decoded weight's tensor; "" for MatMulNBits, which holds codes.
-    weights: Mapping[str, str]
-    plans: Mapping[str, OperatorPlan]
-    #: Operators whose weight is stored (in, out).
-    transposed: frozenset[str] = frozenset()
 
 
 def build(
@@ -73,7 +61,10 @@ def build(
 
     Raises:
         UnsupportedError: a format that ONNX Runtime's CPU provider cannot express.
+        ModelError: the scheme is a quantized file, which is not this model's.
     """
+    if is_onnx_file(scheme.checkpoint):
+        return deployed(model, scheme)
     graph = model.graph
     initializers = initializers_of(model)
     observed: dict[str, tuple[str, str]] = {}
@@ -132,7 +123,10 @@ def expressible(
 ) -> dict[str, str]:
     """Operators that these nodes cannot express under a scheme, and why."""
     quantize = quantize or quantize_input
-    reasons = {}
+    reasons: dict[str, str] = {}
+    if is_onnx_file(scheme.checkpoint):
+        # It is run as it is; whether an engine has its operators shows when it loads.
+        return reasons
     for operator in operators:
         # Kept operators keep their names, so the plan is the whole operator's.
         plan = plan_one(scheme, operator)

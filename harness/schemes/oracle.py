@@ -43,6 +43,7 @@ from harness.models.types import Operator
 from harness.numerics import Quantized, find_format, quantize
 from harness.schemes.ambiguity import Flips, as_rows, find_flips, reach, resolve
 from harness.schemes.apply import plan_one, quantize_activation, quantize_weight
+from harness.schemes.checkpoint import with_stored_bias
 from harness.schemes.ggml import RULE, quantize_ggml
 from harness.schemes.linear_algebra import add_bias, product
 from harness.schemes.outputs import Rounding, output_grid
@@ -93,9 +94,11 @@ class OperatorOracle:
     """The oracle of one operator under one scheme; its weight is quantized once."""
 
     def __init__(self, operator: Operator, scheme: Scheme) -> None:
-        self.operator = operator
         self.scheme = scheme
         self.plan = plan_one(scheme, operator)
+        if scheme.checkpoint and self.plan.weights:
+            operator = with_stored_bias(scheme, operator)
+        self.operator = operator
         #: Both float32, which holds every decoded value exactly.
         self.full_weight = np.asarray(operator.weight, dtype=np.float32)
         self.weight = self.full_weight
@@ -240,6 +243,7 @@ def recoded(x: Array, entry: Quantized) -> Array:
         block=entry.block or None,
         scale=None if own_scales else entry.scales,
         global_scale=entry.global_scale if own_scales else None,
+        zero_point=entry.zero_points,
         rule=entry.rule if own_scales else None,
     ).dequantize()
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Granularity = Literal["tensor", "channel", "row", "block", "head", "token"]
 
@@ -28,6 +28,8 @@ class TensorScheme:
     #: The scale rule, a part of the scheme's identity ("MXFP4" is not one thing);
     #: None: the format's default in `numerics`.
     rule: str | None = None
+    #: False: integers with a zero point, so that the codes cover the range.
+    symmetric: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +51,14 @@ class Scheme:
     calibration: Mapping[str, float] = field(default_factory=dict)
     #: The same of its output, for `outputs`.
     output_calibration: Mapping[str, float] = field(default_factory=dict)
-    #: Folder of a quantized checkpoint whose stored weights (and static scales) are
-    #: used as they are; "": weights are quantized from the model's own.
+    #: Folder of a quantized checkpoint, or quantized ONNX file, whose stored weights
+    #: (and static scales) are used as they are; "": weights are quantized from the
+    #: model's own.
     checkpoint: str = ""
+    #: A library's quantizer that makes such a file of the model, a name in
+    #: `schemes.quantizers`, and what it is called with.
+    quantizer: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def weight_only(self) -> bool:

@@ -251,3 +251,48 @@ def test_a_linear_layer_with_rounded_results_gets_an_integer_bias():
 
     # Multiples of 0.005.
     np.testing.assert_allclose(found, [[0.125, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.xfail(strict=True, reason="ONNX Runtime 1.32 multiplies INT8 inputs")
+def test_weights_of_four_bits_leave_the_input_alone():
+    """DequantizeLinear of INT4 blocks + MatMul too: as NNCF writes them."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-7, 8, (64, 64))
+    x = rng.standard_normal((16, 64)).astype(np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["d"], axis=0, block_size=32),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
+    stored = helper.make_tensor("w", TensorProto.INT4, [64, 64], codes.ravel())
+    tensors = [stored, tensor(np.full((2, 64), 0.01, np.float32), "s")]
+    off = run(nodes, tensors, x, ["y"], optimize=False)[0]
+
+    on = run(nodes, tensors, x, ["y"], optimize=True)[0]
+
+    assert np.linalg.norm(on - off) < 1e-5 * np.linalg.norm(off)
+
+
+@pytest.mark.xfail(strict=True, reason="ONNX Runtime 1.32: output_dtype INT8 of UINT8")
+def test_a_valid_graph_loads_in_the_default_configuration():
+    """Signed Q/DQ, Slice, Pow, unsigned Q/DQ: as NNCF writes VAD."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("Slice", ["d", "begin", "end"], ["part"]),
+        helper.make_node("Pow", ["part", "two"], ["p"]),
+        helper.make_node("QuantizeLinear", ["p", "s", "zu"], ["r"]),
+        helper.make_node("DequantizeLinear", ["r", "s", "zu"], ["y"]),
+    ]
+    tensors = [
+        tensor(np.float32(0.1), "s"),
+        tensor(np.int8(0), "z"),
+        tensor(np.uint8(0), "zu"),
+        tensor(np.array([0]), "begin"),
+        tensor(np.array([2]), "end"),
+        tensor(np.float32(2), "two"),
+    ]
+    x = np.array([0.5, 1.0, 3.0], np.float32)
+    plain = run(nodes, tensors, x, ["y"], optimize=False)[0]
+    np.testing.assert_allclose(plain, [0.2, 1.0], rtol=1e-6)
+
+    run(nodes, tensors, x, ["y"], optimize=True)

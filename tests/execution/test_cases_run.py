@@ -38,6 +38,23 @@ class Doubling:
         return Outputs(arrays)
 
 
+class Reusing(Doubling):
+    """Returns views of memory that the next call writes over."""
+
+    def run(self, inputs, *, capture=()):
+        found = super().run(inputs, capture=capture)
+        self.memory = getattr(self, "memory", np.zeros(64, np.float32))
+        view = self.memory[: found["y"].size].reshape(found["y"].shape)
+        view[:] = found["y"]
+        return Outputs({"y": view})
+
+
+def test_views_of_memory_that_is_written_over_are_an_error():
+    """What a call returned stays what it was: it is looked at after the next one."""
+    with pytest.raises(BackendError, match="'y' of a call changed when the next one"):
+        run_cases(Reusing(), PLAIN, CASES, batch=1)
+
+
 PLAIN = SimpleNamespace(step_inputs=(), state={}, batch_axes={})
 CASES = [case("a", 3, 1.0), case("b", 5, 2.0), case("c", 3, 3.0), case("d", 3, 4.0)]
 

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.backends.protocol import Availability, Support
+from harness.backends.registry import Registry
 from harness.errors import ConfigError, UsageError
 from harness.execution.selection import select
 from harness.execution.suite import find_suites, load_suite
+from harness.schemes.catalogue import SCHEMES
 
 GOOD = """\
 [suite]
@@ -150,3 +153,36 @@ def test_targets_of_the_nightly_wait_for_it(write):
     assert every == names(None, None, nightly=True)
     assert every[:1] == names(["onnxruntime"], None)
     assert every[:1] == names(None, ["fp8_e4m3"])
+
+
+class Stub:
+    """A backend that is there, or not."""
+
+    def __init__(self, name, available):
+        self.name, self.available = name, available
+
+    def probe(self):
+        return Availability(available=self.available)
+
+    def supports(self, *_):
+        return Support(supported=True)
+
+    def load(self, *_):
+        raise NotImplementedError
+
+
+def test_all_is_every_scheme_on_every_backend_that_is_there(write):
+    """A suite's own targets stay as they are; what is not installed is left out."""
+    suite = load_suite(write(GOOD))
+    registry = Registry()
+    for name, available in (("torch", True), ("onnxruntime", True), ("npu", False)):
+        registry.add_backend(Stub(name, available))
+
+    chosen = [t for _, t in select([suite], None, None, everything=registry)]
+    some = select([suite], ["torch"], ["mxfp8", "gentle"], everything=registry)
+
+    schemes = len(SCHEMES) + 1  # `gentle` is the suite's own
+    assert len(chosen) == 2 * schemes
+    assert {target.backend for target in chosen} == {"torch", "onnxruntime"}
+    assert [t for t in chosen if t.required] == [t for t in suite.targets if t.required]
+    assert {target.name for _, target in some} == {"torch/gentle", "torch/mxfp8"}

@@ -13,7 +13,7 @@ from harness.schemes.onnx_nodes import Nodes
 if TYPE_CHECKING:
     import onnx
 
-    from harness.schemes.onnx_qdq import QuantizedModel
+    from harness.schemes.onnx_model import QuantizedModel
 
 _STEPS: Final[dict[str, Step]] = {
     "LayerNormalization": "norm",

@@ -15,6 +15,7 @@ from harness.backends.registry import Registry
 from harness.defects import Planting
 from harness.errors import BackendError, HarnessError, UnsupportedError, UsageError
 from harness.execution.assemble import Context, assemble, make_context
+from harness.execution.calibrated import calibrated
 from harness.execution.diagnosis import with_diagnosis
 from harness.execution.isolation import Worker
 from harness.execution.jobs import (
@@ -27,7 +28,7 @@ from harness.execution.jobs import (
     TargetJob,
     TargetRun,
 )
-from harness.execution.matrix import calibrated, suite_ref
+from harness.execution.matrix import suite_ref
 from harness.execution.selftest.trial import Trial
 from harness.execution.suite import Suite, Target
 from harness.golden.store import Golden, read_golden

@@ -1,0 +1,351 @@
+"""Libraries' quantizers: what users deploy is what they make of the model.
+
+A quantizer is called with its own defaults but for the `options` of the scheme's table.
+Those of ONNX get the model in its normal form, so that operators keep their names, and
+write a file; torchao gets the module. What they make becomes the scheme's checkpoint.
+Their packages are imported when they are called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import inspect
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from harness.errors import MissingExtraError, ModelError, UsageError
+from harness.files import write_bytes
+from harness.models.export import cache_folder
+from harness.models.types import Model
+from harness.schemes.torchao_configs import (
+    CONFIGS,
+    PREFIX,
+    config_class,
+    dtype_of,
+    quantize_module,
+    stored_weight_of,
+    write_checkpoint,
+)
+from harness.schemes.types import Scheme
+
+Array = np.ndarray[Any, np.dtype[Any]]
+#: One call's inputs by name.
+Feeds = Mapping[str, Array]
+Options = Mapping[str, Any]
+
+#: Part of the cache's key: raise it when what is handed to the quantizers changes.
+_VERSION: Final = "1"
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """One function of a library."""
+
+    #: Distribution that has it, and the extra that brings it.
+    package: str
+    extra: str
+    #: Whether it has inputs rounded too, and whether it is shown calls of the model.
+    inputs: bool
+    calibrated: bool
+    #: The function whose parameters the options are.
+    function: Callable[[], Callable[..., Any]]
+    #: Parameters that the harness gives.
+    given: tuple[str, ...]
+    call: Callable[[Model, Sequence[Feeds], dict[str, Any], Path], None]
+    #: What it makes: a quantized ONNX file, or a folder of safetensors.
+    file: bool = True
+
+
+def _ort(name: str) -> Callable[[], Callable[..., Any]]:
+    def function() -> Callable[..., Any]:
+        from onnxruntime import quantization
+
+        found: Callable[..., Any] = getattr(quantization, name)
+        return found
+
+    return function
+
+
+def _nncf(name: str) -> Callable[[], Callable[..., Any]]:
+    def function() -> Callable[..., Any]:
+        import nncf
+
+        found: Callable[..., Any] = getattr(nncf, name)
+        return found
+
+    return function
+
+
+def _quantize_dynamic(
+    model: Model,
+    _: Sequence[Feeds],
+    options: dict[str, Any],
+    file: Path,
+) -> None:
+    _ort("quantize_dynamic")()(model.onnx(), str(file), **_ort_options(options))
+
+
+def _quantize_static(
+    model: Model,
+    calls: Sequence[Feeds],
+    options: dict[str, Any],
+    file: Path,
+) -> None:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
+        def __init__(self) -> None:
+            self._calls = iter(calls)
+
+        def get_next(self) -> Feeds | None:
+            return next(self._calls, None)
+
+    _ort("quantize_static")()(
+        model.onnx(), str(file), Reader(), **_ort_options(options)
+    )
+
+
+def _ort_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Values of enumerations by their names."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
+
+    kinds = {
+        "weight_type": QuantType,
+        "activation_type": QuantType,
+        "quant_format": QuantFormat,
+        "calibrate_method": CalibrationMethod,
+    }
+    return {key: _member(kinds, key, value) for key, value in options.items()}
+
+
+def _quantize(
+    model: Model,
+    calls: Sequence[Feeds],
+    options: dict[str, Any],
+    file: Path,
+) -> None:
+    import nncf
+    import onnx
+
+    data = nncf.Dataset([dict(call) for call in calls])
+    options.setdefault("subset_size", len(calls))
+    onnx.save(nncf.quantize(model.onnx(), data, **_nncf_options(options)), str(file))
+
+
+def _compress_weights(
+    model: Model,
+    _: Sequence[Feeds],
+    options: dict[str, Any],
+    file: Path,
+) -> None:
+    import nncf
+    import onnx
+
+    onnx.save(nncf.compress_weights(model.onnx(), **_nncf_options(options)), str(file))
+
+
+def _nncf_options(options: dict[str, Any]) -> dict[str, Any]:
+    import nncf
+
+    kinds = {
+        "mode": nncf.CompressWeightsMode,
+        "preset": nncf.QuantizationPreset,
+        "target_device": nncf.TargetDevice,
+        "model_type": nncf.ModelType,
+    }
+    made = {key: _member(kinds, key, value) for key, value in options.items()}
+    if "ignored_scope" in made:
+        made["ignored_scope"] = nncf.IgnoredScope(**made["ignored_scope"])
+    return made
+
+
+def _member(kinds: Mapping[str, Any], key: str, value: Any) -> Any:
+    if key not in kinds:
+        return value
+    known = [name for name in dir(kinds[key]) if name[0].isupper()]
+    if value not in known:
+        raise UsageError(
+            f"options.{key}={value!r}, but should be one of {', '.join(known)}"
+        )
+    return getattr(kinds[key], value)
+
+
+def _torchao(
+    name: str, model: Model, _: Sequence[Feeds], options: dict[str, Any], folder: Path
+) -> None:
+    quantizer = f"{PREFIX}{name}"
+    scheme = Scheme(name=name, weights=None, quantizer=quantizer, options=options)
+    module = model.module().eval()
+    if dtype_of(scheme) == "bfloat16":
+        module = module.bfloat16()
+    names = [entry.name for entry in model.operators() if entry.kind == "linear"]
+    if not names:
+        raise ModelError("it quantizes linear layers, of which the model has none")
+    quantize_module(module, names, scheme)
+    folder.mkdir()
+    layers = {
+        name: stored_weight_of(module.get_submodule(name).weight, name)
+        for name in names
+    }
+    write_checkpoint(folder, layers)
+
+
+#: `PACKAGE:FUNCTION` -> what it is.
+QUANTIZERS: Final[Mapping[str, Quantizer]] = {
+    "onnxruntime:quantize_dynamic": Quantizer(
+        package="onnxruntime",
+        extra="onnxruntime",
+        inputs=True,
+        calibrated=False,
+        function=_ort("quantize_dynamic"),
+        given=("model_input", "model_output"),
+        call=_quantize_dynamic,
+    ),
+    "onnxruntime:quantize_static": Quantizer(
+        package="onnxruntime",
+        extra="onnxruntime",
+        inputs=True,
+        calibrated=True,
+        function=_ort("quantize_static"),
+        given=("model_input", "model_output", "calibration_data_reader"),
+        call=_quantize_static,
+    ),
+    "nncf:quantize": Quantizer(
+        package="nncf",
+        extra="nncf",
+        inputs=True,
+        calibrated=True,
+        function=_nncf("quantize"),
+        given=("model", "calibration_dataset"),
+        call=_quantize,
+    ),
+    "nncf:compress_weights": Quantizer(
+        package="nncf",
+        extra="nncf",
+        inputs=False,
+        calibrated=False,
+        function=_nncf("compress_weights"),
+        given=("model", "dataset"),
+        call=_compress_weights,
+    ),
+    **{
+        f"{PREFIX}{name}": Quantizer(
+            package="torchao",
+            extra="torchao",
+            inputs=entry.activations is not None,
+            calibrated=False,
+            function=functools.partial(config_class, name),
+            given=(),
+            call=functools.partial(_torchao, name),
+            file=False,
+        )
+        for name, entry in CONFIGS.items()
+    },
+}
+
+
+def find_quantizer(name: str) -> Quantizer:
+    """The quantizer of that name.
+
+    Raises:
+        UsageError: there is none; says which one was probably meant.
+    """
+    if name in QUANTIZERS:
+        return QUANTIZERS[name]
+    close = difflib.get_close_matches(name, QUANTIZERS, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(QUANTIZERS)}"
+    raise UsageError(f"unknown quantizer {name!r}; {hint}")
+
+
+def quantized_file(name: str, options: Options, model: str, cases: str) -> Path:
+    """Where the file or folder that a quantizer makes of a model lies, or will.
+
+    Another version of its package, other options, another model or other cases to
+    calibrate with are another file.
+
+    Args:
+        name: of the quantizer.
+        options: what it is called with.
+        model: fingerprint of the model.
+        cases: fingerprint of the cases.
+    """
+    quantizer = find_quantizer(name)
+    parts = [_VERSION, name, json.dumps(options, sort_keys=True), model]
+    if quantizer.calibrated:
+        parts.append(cases)
+    for package in sorted({quantizer.package, "onnx"}):
+        try:
+            parts.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            parts.append(package)
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
+    end = ".onnx" if quantizer.file else ""
+    return cache_folder() / "quantized" / f"{digest}{end}"
+
+
+def quantize_model(
+    name: str,
+    options: Options,
+    model: Model,
+    calls: Callable[[], Iterator[Feeds]],
+    file: Path,
+) -> None:
+    """Let a quantizer write its file or folder; nothing is done where it is there.
+
+    Args:
+        name: of the quantizer.
+        options: what it is called with, its own defaults for the rest.
+        model: what is quantized.
+        calls: gives inputs of calls to calibrate with.
+        file: where to.
+
+    Raises:
+        UsageError: an option that the function has not.
+        MissingExtraError: its package is not installed.
+        ModelError: it fails on this model.
+    """
+    if file.exists():
+        return
+    quantizer = find_quantizer(name)
+    if find_spec(quantizer.package) is None:
+        raise MissingExtraError(quantizer.package, quantizer.extra)
+    known = [
+        key
+        for key in inspect.signature(quantizer.function()).parameters
+        if key not in quantizer.given
+    ]
+    for key in options:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {known}"
+            raise UsageError(f"{name} has no option {key!r}; {hint}")
+    shown = list(calls()) if quantizer.calibrated else []
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        written = Path(folder) / f"model{file.suffix}"
+        try:
+            quantizer.call(model, shown, dict(options), written)
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a library may raise anything
+            text = " ".join(str(error).split())[:400]
+            raise ModelError(
+                f"{name} fails on this model: {type(error).__name__}: {text}"
+            ) from None
+        # Whole or not at all: two workers may make the same file.
+        if quantizer.file:
+            write_bytes(file, written.read_bytes())
+            return
+        with contextlib.suppress(FileExistsError, OSError):
+            written.rename(file)
