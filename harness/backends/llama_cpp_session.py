@@ -108,7 +108,8 @@ class LlamaCppSession:
         logits = _decode(context, rows, size)
         seconds = time.perf_counter() - start
         arrays = {"logits": np.stack(logits)}
-        for name, calls in captured.items():
+        for name in list(captured):
+            calls = captured.pop(name)
             arrays[f"{name}/input"] = np.concatenate([x for x, _ in calls])
             arrays[name] = np.concatenate([y for _, y in calls])
         return Outputs(arrays, {"run": seconds})

@@ -178,7 +178,8 @@ class TorchSession:
         feeds = {name: self._tensor(array) for name, array in inputs.items()}
         with torch.inference_mode():
             logits = self._module.in_pieces(**feeds, size=size)
-        shown = {name: np.concatenate(parts, axis=1) for name, parts in pieces.items()}
+        # One by one: all of them twice would be as much memory again.
+        shown = {n: np.concatenate(pieces.pop(n), axis=1) for n in list(pieces)}
         return Outputs({"logits": _numpy(logits), **shown})
 
     def _tensor(self, array: Array) -> torch.Tensor:
