@@ -136,7 +136,7 @@ def no_system_message(session: Any) -> None:
         return reply(shorter, **options)
 
     session.run = lambda inputs, **options: run(without(inputs), **options)
-    session.run_in_pieces = lambda inputs, size: in_pieces(without(inputs), size)
+    session.run_in_pieces = lambda inputs, *a, **o: in_pieces(without(inputs), *a, **o)
     session.generate = generate
 
 
