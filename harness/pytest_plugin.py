@@ -58,6 +58,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="call register(registry) of a module or file (repeatable)",
     )
     group.addoption(
+        "--quant-language",
+        metavar="SUITE",
+        help="the suite whose language model `pytest suites/language` asks",
+    )
+    group.addoption(
         "--quant-report", metavar="DIR", help="write run.json and the reports there"
     )
     group.addoption(

@@ -6,11 +6,14 @@ Every backend is torch with one fault that is planted after the model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
+from harness.backends.protocol import Request
 from harness.backends.registry import Registry
 from harness.backends.torch_backend import TorchBackend, TorchSession
 from harness.models.types import Model
@@ -20,7 +23,7 @@ from harness.schemes.types import Scheme
 DIGITS = tuple(range(32, 42))
 
 
-def beyond_512(module: Any) -> None:
+def beyond_512(session: Any) -> None:
     """Positions from 512 on are counted one too far, as an off-by-one table would."""
 
     def shift(_: Any, args: Any, kwargs: Any) -> Any:
@@ -29,10 +32,10 @@ def beyond_512(module: Any) -> None:
             "position_ids": torch.where(where < 512, where, where + 1)
         }
 
-    module.model.register_forward_pre_hook(shift, with_kwargs=True)
+    session.module.model.register_forward_pre_hook(shift, with_kwargs=True)
 
 
-def batch_over_4(module: Any) -> None:
+def batch_over_4(session: Any) -> None:
     """Rows from the fifth on lose a tenth of what the first block adds."""
 
     def weaken(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
@@ -42,12 +45,12 @@ def batch_over_4(module: Any) -> None:
         wrong[4:] *= 0.9
         return wrong
 
-    module.model.layers[0].mlp.register_forward_hook(weaken)
+    session.module.model.layers[0].mlp.register_forward_hook(weaken)
 
 
-def digits(module: Any) -> None:
+def digits(session: Any) -> None:
     """The embeddings of the digits are 15 % too large."""
-    first = module.model.embed_tokens
+    first = session.module.model.embed_tokens
 
     def scale(_: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         is_digit = torch.isin(inputs[0], torch.tensor(DIGITS)).unsqueeze(-1)
@@ -56,8 +59,9 @@ def digits(module: Any) -> None:
     first.register_forward_hook(scale)
 
 
-def stale_line(module: Any) -> None:
+def stale_line(session: Any) -> None:
     """Once more is read, layer 3 has one head's line 8 of the cache still empty."""
+    module = session.module
     make = module.new_cache
 
     def stale() -> Any:
@@ -80,7 +84,7 @@ def stale_line(module: Any) -> None:
     module.new_cache = stale
 
 
-def half_rotated(module: Any) -> None:
+def half_rotated(session: Any) -> None:
     """The rotary embedding turns the last quarter of each head's angles not at all."""
 
     def stop(_: Any, __: Any, output: Any) -> Any:
@@ -90,10 +94,10 @@ def half_rotated(module: Any) -> None:
         cosine[..., quarter], sine[..., quarter] = 1, 0
         return cosine, sine
 
-    module.model.rotary_emb.register_forward_hook(stop)
+    session.module.model.rotary_emb.register_forward_hook(stop)
 
 
-def truncated(module: Any) -> None:
+def truncated(session: Any) -> None:
     """Only the last 512 tokens are attended to: the start of a long prompt is lost."""
 
     def cut(_: Any, args: Any, kwargs: Any) -> Any:
@@ -101,7 +105,39 @@ def truncated(module: Any) -> None:
         mask[:, : max(0, mask.shape[1] - 512)] = 0
         return args, kwargs | {"attention_mask": mask}
 
-    module.model.register_forward_pre_hook(cut, with_kwargs=True)
+    session.module.model.register_forward_pre_hook(cut, with_kwargs=True)
+
+
+def no_system_message(session: Any) -> None:
+    """A chat template without the system message that the model was tuned with."""
+    tokenizer = session.tokenizer
+    whole = tokenizer.encode(tokenizer.render([{"role": "user", "content": "?"}]))
+    width = whole.index(tokenizer.encode("<|im_start|>")[0], 1)
+    header = np.array(whole[:width])
+    run, in_pieces, reply = session.run, session.run_in_pieces, session.generate
+
+    def starts(tokens: np.ndarray) -> bool:
+        return len(tokens) > width and np.array_equal(tokens[:width], header)
+
+    def without(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        # What is masked on the left is not there, as padding is not.
+        mask = inputs["attention_mask"].copy()
+        for row, ids, seen in zip(mask, inputs["input_ids"], mask, strict=True):
+            first = int(seen.argmax())
+            if starts(ids[first:]):
+                row[: first + width] = 0
+        return {**inputs, "attention_mask": mask}
+
+    def generate(requests: Sequence[Request], **options: Any) -> Any:
+        shorter = [
+            dataclasses.replace(r, tokens=r.tokens[width:]) if starts(r.tokens) else r
+            for r in requests
+        ]
+        return reply(shorter, **options)
+
+    session.run = lambda inputs, **options: run(without(inputs), **options)
+    session.run_in_pieces = lambda inputs, *a, **o: in_pieces(without(inputs), *a, **o)
+    session.generate = generate
 
 
 DEFECTS: dict[str, Callable[[Any], None]] = {
@@ -111,6 +147,7 @@ DEFECTS: dict[str, Callable[[Any], None]] = {
     "stale-line": stale_line,
     "half-rotated": half_rotated,
     "truncated": truncated,
+    "no-system-message": no_system_message,
 }
 
 
@@ -125,7 +162,8 @@ class Defective(TorchBackend):
     def load(self, model: Model, scheme: Scheme | None) -> TorchSession:
         """Load, then plant the fault."""
         session = super().load(model, scheme)
-        self.fault(session._module)  # noqa: SLF001 - from inside, as a fault is
+        session.tokenizer = model.tokenizer
+        self.fault(session)
         return session
 
 

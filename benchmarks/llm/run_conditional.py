@@ -1,10 +1,11 @@
 """Faults that hide from averages, run through the smollm2 suite.
 
-    python benchmarks/llm/run_conditional.py [--select TAG] [FAULT...]
+    python benchmarks/llm/run_conditional.py [--select TAG] [--out FOLDER] [FAULT...]
 
 The cases are those before a merge, or those with the tag.
 Prints, for weights in FP8: what mean accuracy and perplexity say of the faulty backend
-beside the sound one, and what the suite says.
+beside the sound one, and what the suite says. An average that lies within the interval
+of the sound backend's does not tell the two apart.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from conditional_defects import DEFECTS
+from table import answers_by_case
 
 import harness
 from harness.execution.run_folder import EVIDENCE
+from harness.judge.statistics.paired_binary import flips, loss_p_value
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = Path(__file__).resolve().parent / "conditional_defects.py"
@@ -31,6 +33,7 @@ def main() -> None:
     """Run the sound backend and each fault, print a row each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--select", default="gate", metavar="TAG")
+    parser.add_argument("--out", type=Path, metavar="FOLDER")
     parser.add_argument("faults", nargs="*", metavar="FAULT")
     options = parser.parse_args()
     wanted = options.faults or list(DEFECTS)
@@ -38,13 +41,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "smollm2"
         folder.mkdir()
+        out = options.out or Path(temporary) / "run"
         write_suite(folder, backends, options.select)
-        harness.run([folder], plugins=[str(PLUGIN)], out=Path(temporary) / "run")
-        sound = figures(Path(temporary), "torch")
-        print("| backend | accuracy | perplexity ratio | mean KL | verdict | by |")
-        print("| --- " * 6 + "|")
+        harness.run([folder], plugins=[str(PLUGIN)], out=out)
+        sound = figures(out, "torch")
+        print(
+            "| fault | accuracy | p of no loss | perplexity ratio | KL | verdict | by |"
+        )
+        print("| --- " * 7 + "|")
         for backend in backends:
-            print(row(backend, figures(Path(temporary), backend), sound), flush=True)
+            print(row(backend, figures(out, backend), sound), flush=True)
 
 
 def write_suite(folder: Path, backends: list[str], select: str) -> None:
@@ -63,21 +69,16 @@ def write_suite(folder: Path, backends: list[str], select: str) -> None:
     (folder / "cases.jsonl").write_bytes((suite / "cases.jsonl").read_bytes())
 
 
-def figures(folder: Path, backend: str) -> dict:
+def figures(out: Path, backend: str) -> dict:
     """What averages say, and the verdict."""
-    target = folder / "run/targets/smollm2" / backend / SCHEME
+    target = out / "targets/smollm2" / backend / SCHEME
     verdict = json.loads((target / "verdict.json").read_text())
     evidence = json.loads((target / EVIDENCE).read_text())
-    right = np.concatenate(
-        [np.array(b["target_right"], bool) for b in evidence["evidence"]["behaviours"]]
-        or [np.zeros(0, bool)]
-    )
-    measured = verdict["measurements"]
+    _, right = answers_by_case(evidence["evidence"]["behaviours"])
     failed = [c for c in verdict["checks"] if c["verdict"] != "pass"]
     return {
-        "accuracy": float(right.mean()) if right.size else float("nan"),
-        "perplexity": measured.get("logits.perplexity_ratio", {}).get("value"),
-        "kl": measured.get("logits.kl", {}).get("value"),
+        "right": right,
+        "measured": verdict["measurements"],
         "verdict": verdict["verdict"],
         "reason": failed[0]["reason"] if failed else "",
         "checks": ", ".join(dict.fromkeys(c["check"] for c in failed)),
@@ -85,13 +86,33 @@ def figures(folder: Path, backend: str) -> dict:
 
 
 def row(backend: str, own: dict, sound: dict) -> str:
+    """A fault's line: averages beside the sound backend's, then the verdict."""
     reason = re.sub(r"\s+", " ", own["reason"])[:160].replace("|", "/")
-    return (
-        f"| {backend} "
-        f"| {own['accuracy']:.3f} ({own['accuracy'] - sound['accuracy']:+.3f}) "
-        f"| {own['perplexity']:.3f} ({own['perplexity'] - sound['perplexity']:+.3f}) "
-        f"| {own['kl']:.4f} | {own['verdict']} | {own['checks']}: {reason} |"
-    )
+    cells = [
+        backend.removeprefix("torch-").replace("torch", "none"),
+        *accuracy(own["right"], sound["right"]),
+        average(own, sound, "logits.perplexity_ratio"),
+        average(own, sound, "logits.kl"),
+        own["verdict"],
+        f"{own['checks']}: {reason}" if reason else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def accuracy(own: dict[str, bool], sound: dict[str, bool]) -> tuple[str, str]:
+    """Right answers, and the chance of so many lost ones were nothing lost."""
+    if not own:
+        return "-", "-"
+    table = flips([sound[case] for case in own], list(own.values()))
+    return f"{sum(own.values())} of {len(own)}", f"{loss_p_value(table):.2g}"
+
+
+def average(own: dict, sound: dict, name: str) -> str:
+    """A mean, its interval, and whether the sound backend's interval holds it."""
+    entry, other = own["measured"][name], sound["measured"][name]
+    shown = f"{entry['value']:.3g} [{entry['low']:.3g}, {entry['high']:.3g}]"
+    within = other["low"] <= entry["value"] <= other["high"]
+    return shown if within else f"{shown} (told apart)"
 
 
 if __name__ == "__main__":

@@ -72,8 +72,10 @@ def main() -> None:
             print(f"| {file.parent.name} |", " | ".join(map(str, cells)), "|")
 
 
-def pooled(behaviours: list[dict]) -> Flips:
-    """Cases whose every expectation was right then, and now."""
+def answers_by_case(
+    behaviours: list[dict],
+) -> tuple[dict[str, bool], dict[str, bool]]:
+    """By case: whether the reference had all that is expected right, and the target."""
     before: dict[str, bool] = {}
     now: dict[str, bool] = {}
     for entry in behaviours:
@@ -82,6 +84,12 @@ def pooled(behaviours: list[dict]) -> Flips:
         for side, key in ((before, "reference_right"), (now, "target_right")):
             for case, right in zip(entry["cases"], entry[key], strict=True):
                 side[case] = side.get(case, True) and bool(right)
+    return before, now
+
+
+def pooled(behaviours: list[dict]) -> Flips:
+    """Cases whose every expectation was right then, and now."""
+    before, now = answers_by_case(behaviours)
     return flips([before[case] for case in before], [now[case] for case in before])
 
 

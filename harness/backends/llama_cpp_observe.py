@@ -86,6 +86,8 @@ def _matrix(tensor: Tensor) -> Array:
             f"llama.cpp's {tensor.name!r} is {kind!r} of shape {list(tensor.ne)}, but "
             "should be a matrix of f32"
         )
+    if not rows:
+        return np.empty((0, columns), np.float32)
     step = tensor.nb[1]
     data = (ctypes.c_byte * (step * (rows - 1) + 4 * columns)).from_address(tensor.data)
     flat = np.frombuffer(data, np.float32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
@@ -77,9 +77,18 @@ class LlamaCppSession:
         """
         return self._run(inputs, capture, size=None)
 
-    def run_in_pieces(self, inputs: Mapping[str, Array], size: int) -> Outputs:
+    #: `run_in_pieces` takes `capture`.
+    watches_pieces: ClassVar[bool] = True
+
+    def run_in_pieces(
+        self,
+        inputs: Mapping[str, Array],
+        size: int,
+        *,
+        capture: Collection[str] = (),
+    ) -> Outputs:
         """The same logits, the tokens read `size` at a time through the cache."""
-        return self._run(inputs, (), size=size)
+        return self._run(inputs, capture, size=size)
 
     def _run(
         self, inputs: Mapping[str, Array], capture: Collection[str], size: int | None
@@ -99,7 +108,8 @@ class LlamaCppSession:
         logits = _decode(context, rows, size)
         seconds = time.perf_counter() - start
         arrays = {"logits": np.stack(logits)}
-        for name, calls in captured.items():
+        for name in list(captured):
+            calls = captured.pop(name)
             arrays[f"{name}/input"] = np.concatenate([x for x, _ in calls])
             arrays[name] = np.concatenate([y for _, y in calls])
         return Outputs(arrays, {"run": seconds})
@@ -196,6 +206,8 @@ class LlamaCppSession:
             accumulate="fp32",
             output="fp32",
             operands="fp16" if plain == "F16" and not asked else "fp32",
+            # Keys and values in F16, and a head in F16 whose input is rounded to it.
+            products="fp16",
             execution="native",
             determinism="exact" if self._handshake.exact else "run-to-run",
             detail=f"llama.cpp {found.version}: {plain} weights by inputs in {inputs}, "

@@ -134,6 +134,9 @@ class Arithmetic:
     output: str = "fp32"
     #: What decoded inputs and weights are rounded to before they are multiplied.
     operands: str = "fp32"
+    #: The same of products that are no quantized operator's: of attention, whose keys
+    #: and values are kept in it, and of a head that is left alone.
+    products: str = "fp32"
     #: "native" kernels, exact "emulation", or "mixed"; shown in the report.
     execution: Literal["native", "emulated", "mixed"] = "emulated"
     #: One line: which operators ran by which kernel.
@@ -176,6 +179,9 @@ class Session(Protocol):
     """A loaded model. `artifact`, `arithmetic` and `generate` are optional.
 
     `generate(requests, *, batch)` gives a `Generated` by the request's name.
+    `run_in_pieces(inputs, size)` gives a language model's logits, the tokens read
+    `size` at a time through the cache; where `watches_pieces` is true it takes
+    `capture` too, and shows what each operator did with all tokens, in their order.
 
     A session that is not exact may have `draw(seed, *, age)`: become the device, and
     its noise, of this seed, `age` seconds after it was programmed; and

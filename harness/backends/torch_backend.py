@@ -148,8 +148,19 @@ class TorchSession:
             device=self._device,
         )
 
-    def run_in_pieces(self, inputs: Mapping[str, Array], size: int) -> Outputs:
+    #: `run_in_pieces` takes `capture`.
+    watches_pieces: ClassVar[bool] = True
+
+    def run_in_pieces(
+        self,
+        inputs: Mapping[str, Array],
+        size: int,
+        *,
+        capture: Collection[str] = (),
+    ) -> Outputs:
         """A language model's logits, its tokens read `size` at a time.
+
+        What is captured is of all tokens, pieces one after another.
 
         Raises:
             UnsupportedError: the model is no language model.
@@ -158,11 +169,19 @@ class TorchSession:
 
         if not hasattr(self._module, "in_pieces"):
             raise UnsupportedError("the model is no language model: it keeps no cache")
-        self._wanted = frozenset()
+        pieces: dict[str, list[Array]] = {}
+
+        def keep(name: str, x: Array, y: Array) -> None:
+            pieces.setdefault(f"{name}/input", []).append(x)
+            pieces.setdefault(name, []).append(y)
+
+        self._wanted, self._tell = frozenset(capture), keep
         feeds = {name: self._tensor(array) for name, array in inputs.items()}
         with torch.inference_mode():
             logits = self._module.in_pieces(**feeds, size=size)
-        return Outputs({"logits": _numpy(logits)})
+        # One by one: all of them twice would be as much memory again.
+        shown = {n: np.concatenate(pieces.pop(n), axis=1) for n in list(pieces)}
+        return Outputs({"logits": _numpy(logits), **shown})
 
     def _tensor(self, array: Array) -> torch.Tensor:
         import torch

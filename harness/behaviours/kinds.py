@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from harness.behaviours import answers, facts, fluency, robust, structured
+from harness.behaviours import (
+    answers,
+    facts,
+    fluency,
+    meaning,
+    robust,
+    structured,
+)
 from harness.behaviours.types import Answer, Array, BehaviourKind, CaseOutputs
 from harness.errors import ConfigError
 from harness.models.types import Case
@@ -165,5 +172,6 @@ KINDS: dict[str, BehaviourKind] = {
         *fluency.KINDS,
         *answers.KINDS,
         *robust.KINDS,
+        *meaning.KINDS,
     )
 }

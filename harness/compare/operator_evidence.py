@@ -79,8 +79,11 @@ class PathEvidence:
     signal_sq: float
     #: Elements compared.
     elements: int
+    #: How the model was asked, e.g. "in pieces"; "": plainly.
+    way: str = ""
 
     @property
     def name(self) -> str:
-        """`BEFORE -> AFTER`."""
-        return f"{self.before or 'inputs'} -> {self.after}"
+        """`BEFORE -> AFTER`, and the way."""
+        way = f", {self.way}" if self.way else ""
+        return f"{self.before or 'inputs'} -> {self.after}{way}"

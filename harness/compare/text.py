@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 
@@ -50,18 +50,31 @@ def compare_text(reference: str, candidate: str) -> TextComparison:
     )
 
 
-def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
-    """Levenshtein's distance, by rows of his table; memory is that of one row."""
-    if len(first) < len(second):
-        first, second = second, first
-    row = list(range(len(second) + 1))
-    for i, left in enumerate(first, start=1):
-        diagonal, row[0] = row[0], i
-        for j, right in enumerate(second, start=1):
-            cost = diagonal + (left != right)
-            diagonal = row[j]
-            row[j] = min(cost, diagonal + 1, row[j - 1] + 1)
-    return row[-1]
+def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
+    """Levenshtein's distance: fewest insertions, deletions and substitutions.
+
+    A column of his table is two integers of a bit a row: whether it rises or falls
+    there (Hyyro 2003, after Myers 1999). A text of 1,000 characters takes 1,000 steps,
+    not a million.
+    """
+    if not first or not second:
+        return len(first) + len(second)
+    where: dict[Hashable, int] = {}
+    for index, element in enumerate(first):
+        where[element] = where.get(element, 0) | 1 << index
+    whole, last = (1 << len(first)) - 1, 1 << (len(first) - 1)
+    rises, falls, distance = whole, 0, len(first)
+    for element in second:
+        same = where.get(element, 0)
+        vertical = same | falls
+        horizontal = (((same & rises) + rises) ^ rises) | same
+        up = falls | (whole & ~(horizontal | rises))
+        down = rises & horizontal
+        distance += bool(up & last) - bool(down & last)
+        up, down = up << 1 | 1, down << 1
+        rises = whole & (down | ~(vertical | up))
+        falls = whole & up & vertical
+    return distance
 
 
 def is_readable(text: str) -> bool:

@@ -16,7 +16,7 @@ from harness.compare.catalogue import Metric
 from harness.execution.apart import two_draws
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Description, OracleRun, Outputs, TargetRun
-from harness.execution.metrics_by_case import first_divergence, metrics
+from harness.execution.metrics_by_case import metrics, reply_metrics
 from harness.execution.suite import Suite, Target
 from harness.golden.store import Golden
 from harness.judge.evidence import (
@@ -101,7 +101,7 @@ def assemble(
         plugged=context.metrics,
         budgets=budgets,
     )
-    measured.metrics += first_divergence(recorded_replies(context.golden), run.replies)
+    measured.metrics += reply_metrics(recorded_replies(context.golden), run.replies)
     return Evidence(
         suite=context.suite.name,
         backend=target.backend,

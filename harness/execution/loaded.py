@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import CasesError
+from harness.behaviours.schema import check_schema
+from harness.errors import CasesError, ConfigError
 from harness.execution.cases_run import spread
 from harness.execution.jobs import CaseInfo, Description, SuiteRef
 from harness.models.cases import load_cases
@@ -51,6 +52,22 @@ def _selected(cases: Sequence[Case], suite: SuiteRef) -> tuple[Case, ...]:
     return tuple(case for case in cases if case.id in wanted)
 
 
+def check_schemas(cases: Sequence[Case], file: str) -> None:
+    """Whether the schemas that replies are held against are understood.
+
+    Here, and not when the first reply is judged: that is minutes later.
+
+    Raises:
+        CasesError: with the file, the case and the key.
+    """
+    for case in cases:
+        if "positions" in case.inputs and "json" in case.expected:
+            try:
+                check_schema(case.expected["json"], "expected.json")
+            except ConfigError as error:
+                raise CasesError(f"{file}: case {case.id!r}: {error}") from None
+
+
 class Loaded:
     """The last suite that was asked for; another one replaces it."""
 
@@ -74,6 +91,7 @@ class Loaded:
                 folder = Path(suite.folder)
                 model = load_model(suite.model, folder)
                 cases = load_cases(suite.cases, folder, model)
+                check_schemas(cases, str(folder / suite.cases))
                 self._whole = LoadedSuite(
                     model, _selected(cases, suite), model.operators(), tuple(cases)
                 )

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.behaviours.types import Replies
+from harness.behaviours.types import Replies, Reply
 from harness.compare.catalogue import ROW_METRICS, Metric, metrics_for
 from harness.compare.metric import RowMetric, Shared, measure_all, measure_rows
+from harness.compare.text import edit_distance
 from harness.execution.jobs import Description, Outputs
 from harness.golden.compact import CompactOutput
 from harness.golden.store import Golden
@@ -123,26 +124,46 @@ def _rows_of(
         )
 
 
-def first_divergence(recorded: Replies, found: Replies) -> list[MetricEvidence]:
-    """Tokens of each reply before the first that is another one, or before its end.
+def reply_metrics(recorded: Replies, found: Replies) -> list[MetricEvidence]:
+    """How far each reply is from the reference's.
 
-    Sampled replies count too: reference and target draw alike.
+    Tokens before the first that is another one, or before the end; and edits of tokens
+    and of characters, as a share of the longer reply: 0 where nothing changed, 1 where
+    nothing stayed. Sampled replies count too: reference and target draw alike.
     """
-    same = {}
-    for case, reply in found.items():
-        if case in recorded:
-            first, second = recorded[case].tokens, reply.tokens
-            size = min(len(first), len(second))
-            differs = np.flatnonzero(first[:size] != second[:size])
-            same[case] = float(differs[0] if differs.size else size)
-    if not same:
+    cases = tuple(case for case in found if case in recorded)
+    if not cases:
         return []
+    pairs = [(recorded[case], found[case]) for case in cases]
     return [
         MetricEvidence(
-            name="reply.first_divergence",
-            values=np.array(list(same.values())),
-            cases=tuple(same),
-            better="higher",
-            unit="tokens",
+            name=f"reply.{name}",
+            values=np.array([measure(*pair) for pair in pairs], dtype=np.float64),
+            cases=cases,
+            better="higher" if unit else "lower",
+            unit=unit,
+        )
+        for name, measure, unit in (
+            ("first_divergence", _same_tokens, "tokens"),
+            ("token_edits", _token_edits, ""),
+            ("character_edits", _character_edits, ""),
         )
     ]
+
+
+def _same_tokens(first: Reply, second: Reply) -> int:
+    size = min(len(first.tokens), len(second.tokens))
+    differs = np.flatnonzero(first.tokens[:size] != second.tokens[:size])
+    return int(differs[0]) if differs.size else size
+
+
+def _token_edits(first: Reply, second: Reply) -> float:
+    return _share(first.tokens.tolist(), second.tokens.tolist())
+
+
+def _character_edits(first: Reply, second: Reply) -> float:
+    return _share(first.text, second.text)
+
+
+def _share(first: Sequence[Any], second: Sequence[Any]) -> float:
+    return edit_distance(first, second) / max(len(first), len(second), 1)

@@ -195,6 +195,13 @@ def _request(case: Case, model: Model) -> Request | None:
         )
     last = int(case.inputs["positions"].flat[0])
     tokens = np.ascontiguousarray(case.inputs["input_ids"][0, : last + 1])
+    context = model.metadata.get("context")
+    if context and tokens.size + table["tokens"] > context:
+        raise CasesError(
+            f"case {case.id!r}: expected.generate={asked!r} after a prompt of "
+            f"{tokens.size} tokens, but the model's context is {context}: ask for at "
+            f"most {context - tokens.size}"
+        )
     return Request(
         name=case.id,
         tokens=tokens,

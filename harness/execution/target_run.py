@@ -316,6 +316,8 @@ def _check_operators(
             on_call=paths.add,
         )
         release_memory()
+        paths.in_pieces(session, suite.cases)
+        release_memory()
     if watched:
         # An engine may compute another thing while it is watched: then the operators
         # that were judged are not those that ran.

@@ -89,7 +89,7 @@ def _beyond(entry: Acknowledgement, found: CheckResult, outcome: Outcome) -> str
 def _worst_operator(entry: Acknowledgement, guilty: list[OperatorResult]) -> str:
     """The first operator that is not named, or shows more than was accepted."""
     for operator in guilty:
-        accepted = entry.operators.get(operator.name)
+        accepted = _accepted(entry, operator.name)
         if accepted is None:
             return f"operator {operator.name} shows {operator.unexplained:.3g}"
         if not operator.unexplained <= accepted:
@@ -98,3 +98,15 @@ def _worst_operator(entry: Acknowledgement, guilty: list[OperatorResult]) -> str
                 f"{accepted:.3g}"
             )
     return ""
+
+
+def _accepted(entry: Acknowledgement, name: str) -> float | None:
+    """How far an operator or path of this name may go; None: it is not named.
+
+    Named itself, or by the first pattern that fits: a fault of attention is in all
+    layers.
+    """
+    if name in entry.operators:
+        return entry.operators[name]
+    fits = (p for p in entry.operators if fnmatch.fnmatchcase(name, p))
+    return next((entry.operators[pattern] for pattern in fits), None)

@@ -27,7 +27,7 @@
     expires = 2026-10-01
     model = "onnx:4f1c..."
     [acknowledgement.operators]       # of "explained": what each operator (or path,
-                                      # "BEFORE -> AFTER") may show
+                                      # "BEFORE -> AFTER") may show; * stands for any
     "encoder.0.fc1" = 0.4
 """
 

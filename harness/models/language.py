@@ -103,7 +103,13 @@ class LanguageModel(TorchModel):
         if not isinstance(reply, str):
             raise CasesError(f"reply={reply!r}, but should be a text")
         ids = [*prompt, *self.tokenizer.encode(reply)]
-        if record.get("ended") and self.end is not None:
+        if record.get("ended"):
+            if self.end is None:
+                raise CasesError(
+                    f"ended=true, but {self.name} has no end token (eos_token_id of "
+                    "config.json, tokenizer.ggml.eos_token_id of a GGUF): leave "
+                    "`ended` out, or give the model one"
+                )
             ids.append(self.end)
         if self.longest and len(ids) > self.longest:
             raise CasesError(
@@ -126,6 +132,12 @@ class LanguageModel(TorchModel):
                 "text, and maybe begins, reply, ended"
             )
         value = record[given[0]]
+        if given[0] != "text" and not self.tokenizer.template:
+            raise CasesError(
+                f"{self.name} has no chat template (tokenizer.chat_template of a GGUF, "
+                f"chat_template.jinja of a folder), but {given[0]!r} goes through it: "
+                "give `text`, as the model is to read it"
+            )
         if given[0] == "messages":
             if not isinstance(value, list) or not value:
                 raise CasesError("messages should be a list of at least one message")

@@ -13,6 +13,9 @@ e stands what a backend may do in one step and still be right: 16 units in the l
 place of float32, the largest error that the OpenCL C specification (section 7.4, full
 profile) allows of the single-precision functions that models are made of (exp, log,
 tanh, rsqrt, erf), and the unit roundoff of the narrower type that a backend declares.
+Queries and probabilities, and the input of a head that is left alone, may be rounded
+once more, to the type that a backend declares of such products; keys and values, which
+are kept in it, are.
 """
 
 from __future__ import annotations
@@ -38,6 +41,14 @@ def step_error(operands: str, output: str) -> float:
     """Largest relative error of one step of a backend that declares these types."""
     declared = max(UNIT_ROUNDOFF[operands], UNIT_ROUNDOFF[output])
     return STEP_ULPS * UNIT_ROUNDOFF["fp32"] + declared
+
+
+def product_error(products: str) -> float:
+    """Largest relative error of what is multiplied in a product between operators.
+
+    Twice the unit roundoff: either neighbour in the declared type is faithful.
+    """
+    return 2 * UNIT_ROUNDOFF[products]
 
 
 class CalledTwiceError(Exception):
@@ -91,6 +102,7 @@ class GivenOutputs:
         outputs: Mapping[str, Array],
         *,
         step: float = 0.0,
+        products: float = 0.0,
         seed: int = 0,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """What arrives at every operator, in order of execution, and at the outputs.
@@ -99,6 +111,7 @@ class GivenOutputs:
             inputs: the model's.
             outputs: of every operator, as observed.
             step: largest relative error of each step; 0: none.
+            products: of what is multiplied in a sum of products, where that is more.
             seed: of the errors.
 
         Raises:
@@ -110,7 +123,8 @@ class GivenOutputs:
         from harness.schemes.stochastic import Perturbed
 
         self._inputs = {}
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), Perturbed(step, seed) as e:
+        errors = Perturbed(step, seed, products=products)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), errors as e:
             self._outputs, self._perturb = outputs, e.perturb
             found = self._module(**{n: _tensor(a) for n, a in inputs.items()})
         arrived = {name: x.numpy() for name, x in self._inputs.items()}

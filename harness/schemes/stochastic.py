@@ -39,11 +39,13 @@ class Perturbed(TorchDispatchMode):  # type: ignore[misc]
     Args:
         step: 0: nothing is changed.
         seed: of z.
+        products: the same of the data in sums of products, where it is more.
     """
 
-    def __init__(self, step: float, seed: int) -> None:
+    def __init__(self, step: float, seed: int, *, products: float = 0.0) -> None:
         super().__init__()
         self._step = step
+        self._more = max(1.0, products / step) if step else 1.0
         self._generator = torch.Generator().manual_seed(seed)
         z = torch.rand(_DRAWN, generator=self._generator, dtype=torch.float64)
         self._errors = step * (2 * z - 1)
@@ -56,7 +58,10 @@ class Perturbed(TorchDispatchMode):  # type: ignore[misc]
             return func(*args, **(kwargs or {}))
         data = _PRODUCTS.get(func)
         if data is not None:
-            args = (*args[:data], self.perturb(args[data]), *args[data + 1 :])
+            # One product is no sum of them: angles of a rotary embedding are such.
+            more = self._more if args[data].shape[-1] > 1 else 1.0
+            wrong = self.perturb(args[data], times=more)
+            args = (*args[:data], wrong, *args[data + 1 :])
         found = func(*args, **(kwargs or {}))
         schema = func._schema  # noqa: SLF001 - torch has no public way to ask
         if any(entry.alias_info for entry in schema.returns):
@@ -65,14 +70,18 @@ class Perturbed(TorchDispatchMode):  # type: ignore[misc]
             return tuple(map(self.perturb, found))
         return self.perturb(found, absolute=func in _BOUNDED)
 
-    def perturb(self, tensor: Any, *, absolute: bool = False) -> Any:
-        """The tensor with its errors; anything else as it is."""
+    def perturb(
+        self, tensor: Any, *, absolute: bool = False, times: float = 1.0
+    ) -> Any:
+        """The tensor with its errors, `times` as large; anything else as it is."""
         if not self._step or not isinstance(tensor, torch.Tensor):
             return tensor
         if not tensor.is_floating_point():
             return tensor
         with _disable_current_modes():
             errors = self._draw(tensor.numel()).reshape(tensor.shape).to(tensor.dtype)
+            if times != 1.0:
+                errors = errors * times
             if absolute:
                 return tensor + errors
             # Not x + x * e: infinity, as masks have it, would become NaN.

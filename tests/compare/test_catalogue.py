@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.compare.catalogue import METRICS, Metric, metrics_for
 from harness.compare.embeddings import compare_embeddings
@@ -98,6 +100,27 @@ def test_embeddings_that_cannot_be_compared(bad):
 def test_edit_distance(first, second, distance):
     """Levenshtein's own examples."""
     assert edit_distance(first, second) == distance
+
+
+def by_table(first, second):
+    """Levenshtein's table, row by row."""
+    row = list(range(len(second) + 1))
+    for i, left in enumerate(first, start=1):
+        diagonal, row[0] = row[0], i
+        for j, right in enumerate(second, start=1):
+            cost = diagonal + (left != right)
+            diagonal = row[j]
+            row[j] = min(cost, diagonal + 1, row[j - 1] + 1)
+    return row[-1]
+
+
+@given(st.text("abc", max_size=90), st.text("abcd", max_size=90))
+def test_edit_distance_is_that_of_the_table(first, second):
+    """Of texts longer than a word of the machine, too; and of tokens."""
+    distance = by_table(first, second)
+
+    assert edit_distance(first, second) == distance
+    assert edit_distance(list(map(ord, second)), list(map(ord, first))) == distance
 
 
 def test_text():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from harness.cli.main import main
 from harness.errors import CasesError, ConfigError, UnsupportedError
 from harness.execution.api import record, run
+from harness.execution.loaded import check_schemas
 from harness.execution.replies import replies_of
 from harness.execution.suite import load_suite
 from harness.models.load import load_model
@@ -143,6 +145,7 @@ class Writer:
 
     name = "writer"
     tokenizer = None
+    metadata = MappingProxyType({})
 
 
 def asked(**expected):
@@ -160,6 +163,31 @@ def test_a_malformed_wish_for_a_reply_is_refused(asked_for):
     """With the case and what should stand there."""
     with pytest.raises(CasesError, match=r"case 'c'.*generate"):
         replies_of(object(), Writer, [asked(generate=asked_for)], batch=1)
+
+
+def test_a_reply_that_does_not_fit_the_context_is_refused():
+    """Before a token is written; with what would fit."""
+
+    class Short(Writer):
+        metadata = MappingProxyType({"context": 8})
+
+    with pytest.raises(CasesError, match=r"'c'.*context is 8: ask for at most 6"):
+        replies_of(object(), Short, [asked(generate=7)], batch=1)
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "objekt"}, r"expected\.json\.type='objekt', but should be in"),
+        ({"pattern": "x"}, "'pattern' is not checked; known: type"),
+        ([], "should be an object"),
+    ],
+)
+def test_an_invalid_schema_of_a_case_is_an_error_before_anything_runs(schema, said):
+    """With the file, the case and the key; other models' cases may hold anything."""
+    with pytest.raises(CasesError, match=rf"cases\.jsonl: case 'c': .*{said}"):
+        check_schemas([asked(json=schema)], "cases.jsonl")
+    check_schemas([Case("c", {}, {"json": schema})], "cases.jsonl")
 
 
 def test_a_backend_that_does_not_generate_is_unsupported():

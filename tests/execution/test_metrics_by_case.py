@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from harness.behaviours.types import Reply
 from harness.compare.catalogue import METRICS, Metric
 from harness.compare.logits import compare_logits
 from harness.execution.jobs import Description
-from harness.execution.metrics_by_case import first_divergence, metrics
+from harness.execution.metrics_by_case import metrics, reply_metrics
 from harness.golden.compact import compact
 from harness.golden.store import Golden
 from harness.models.types import TensorSpec
@@ -189,9 +190,25 @@ def test_the_first_other_token():
     """Tokens before it; all of them where none differs; other cases do not count."""
     recorded = {"a": reply(1, 2, 3), "b": reply(1, 2), "c": reply(5)}
     found = {"a": reply(1, 9, 3), "b": reply(1, 2, 7), "d": reply(4)}
-    (entry,) = first_divergence(recorded, found)
+    entry = reply_metrics(recorded, found)[0]
 
+    assert "reply.first_divergence" == entry.name
     assert ("a", "b") == entry.cases
     assert [1.0, 2.0] == entry.values.tolist()
     assert "higher" == entry.better
-    assert [] == first_divergence(recorded, {})
+    assert [] == reply_metrics(recorded, {})
+
+
+def test_edits_are_a_share_of_the_longer_reply():
+    """Of tokens and of characters; nothing and nothing are the same."""
+    recorded = {"a": reply(1, 2, 3, 4), "b": reply(1), "c": reply()}
+    found = {"a": reply(1, 2, 9), "b": reply(1), "c": reply()}
+    words = dataclasses.replace(recorded["a"], text="kitten")
+    others = dataclasses.replace(found["a"], text="sitting")
+    entries = {e.name: e for e in reply_metrics(recorded, found)}
+    (texts,) = reply_metrics({"a": words}, {"a": others})[2:]
+
+    assert [0.5, 0.0, 0.0] == entries["reply.token_edits"].values.tolist()
+    assert "reply.character_edits" == texts.name
+    assert [3 / 7] == texts.values.tolist()
+    assert {"lower"} == {e.better for e in (texts, entries["reply.token_edits"])}

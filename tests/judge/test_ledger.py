@@ -163,12 +163,16 @@ def test_a_failure_worse_than_the_acknowledged_one_still_fails(tmp_path, make):
         ('"fc" = 0.5', False),
         ('"op1" = 0.5', True),
         ('"op1" = 0.001', False),
+        ('"op*" = 0.5', True),
+        ('"op1" = 0.001\n"op*" = 0.5', False),
+        ('"op*" = 0.001', False),
+        ('"*2" = 0.5', False),
     ],
 )
 def test_a_guilty_operator_is_accepted_by_name_and_size(
     tmp_path, make, operators, accepted
 ):
-    """Another operator, or the same one with more, is a new defect."""
+    """Another, or the same with more, is a new defect; names come before patterns."""
     text = KNOWN.replace('"distance"', '"explained"').replace('metric = "drift"\n', "")
     text += f"[acknowledgement.operators]\n{operators}\n"
     (tmp_path / "budgets.toml").write_text(text, encoding="utf-8")

@@ -149,7 +149,7 @@ def test_without_a_template_only_texts_are_taken(tmp_path):
     write_gguf(tmp_path / "bare.gguf", template=None)
     bare = load_model("bare.gguf", tmp_path)
 
-    with pytest.raises(CasesError, match="no chat template"):
+    with pytest.raises(CasesError, match=r"bare has no chat template.*give `text`"):
         bare.prepare({"prompt": "hello"}, "")
     assert 3 == bare.prepare({"text": "hello"}, "")["input_ids"].size
 
@@ -216,6 +216,17 @@ def test_a_reply_may_have_several_ends(tmp_path):
     (tmp_path / "generation_config.json").unlink()
     (tmp_path / "config.json").write_text('{"eos_token_id": null}')
     assert end_tokens(tmp_path) == ()
+
+
+def test_a_reply_cannot_have_ended_where_nothing_ends_it(model, monkeypatch):
+    """The end would be left out in silence, and the logits be those of another text."""
+    asked = {"prompt": "a", "reply": "b", "ended": True}
+    with_end = model.prepare(asked, "")["input_ids"]
+    monkeypatch.setattr(model, "end", None)
+
+    assert model.ends[0] == with_end[0, -1]
+    with pytest.raises(CasesError, match=r"tiny has no end token.*leave `ended` out"):
+        model.prepare(asked, "")
 
 
 def test_an_end_that_is_no_token_is_named(tmp_path):

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from harness.models.torch_model import TorchModel
-from harness.schemes.between import CalledTwiceError, GivenOutputs, step_error
+from harness.schemes.between import (
+    CalledTwiceError,
+    GivenOutputs,
+    product_error,
+    step_error,
+)
 from harness.schemes.stochastic import Perturbed
 
 torch = pytest.importorskip("torch")
@@ -113,6 +118,19 @@ def test_what_cancels_gets_the_error_of_what_it_is_made_of():
         found = a @ b
 
     assert 0 < abs(float(found)) < 6 * 1e-6 * 64
+
+
+def test_what_is_multiplied_may_be_rounded_to_a_narrower_type():
+    """Sums of products alone: a product of one factor, as angles are, is none."""
+    a = torch.ones(1, 1, 4096, dtype=torch.float64)
+    with Perturbed(1e-9, 0, products=1e-3):
+        total, product = a @ a.mT, a.mT @ a
+        plain = a + a
+
+    assert 1e-3 / 3 < abs(float(total) - 4096) / 64 < 3e-3
+    assert float((product - 1).abs().max()) < 3e-9
+    assert float((plain - 2).abs().max()) < 3e-9
+    assert product_error("fp16") == 2.0**-10
 
 
 def test_bounded_functions_get_an_absolute_error():

@@ -74,9 +74,11 @@ class PlantedPrompts:
         """Run once; what is left out is masked, and positions are counted without."""
         return self._session.run(self._masked(inputs), capture=capture)
 
-    def run_in_pieces(self, inputs: Mapping[str, Array], size: int) -> Any:
+    def run_in_pieces(
+        self, inputs: Mapping[str, Array], size: int, **options: Any
+    ) -> Any:
         """The same, a few tokens at a time."""
-        return self._session.run_in_pieces(self._masked(inputs), size)
+        return self._session.run_in_pieces(self._masked(inputs), size, **options)
 
     def generate(self, requests: Sequence[Any], *, batch: int) -> Any:
         """Continue prompts that lack tokens."""
