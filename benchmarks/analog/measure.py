@@ -20,11 +20,12 @@ from typing import Any
 from harness.backends.analog_backend import AnalogBackend
 from harness.backends.registry import Registry, load_registry
 from harness.execution.assemble import Context, make_context
+from harness.execution.calibrated import calibrated
 from harness.execution.device import observe
 from harness.execution.draws import run_draws
 from harness.execution.jobs import DrawsJob, DrawsRun
 from harness.execution.loaded import Loaded
-from harness.execution.matrix import calibrated, suite_ref
+from harness.execution.matrix import suite_ref
 from harness.execution.suite import Suite, Target, load_suite
 from harness.files import write_json
 from harness.golden.store import read_golden

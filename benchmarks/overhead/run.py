@@ -31,8 +31,8 @@ ROOT = Path(__file__).parents[2]
 def bare(suite_path: str, backend: str, reference: str) -> None:
     """One process of bare runs: the targets of a backend, or the reference."""
     from harness.backends.registry import load_registry
+    from harness.execution.calibrated import calibrated
     from harness.execution.cases_run import run_cases
-    from harness.execution.matrix import calibrated
     from harness.execution.suite import load_suite
     from harness.execution.target_run import with_precision
     from harness.golden import read_golden

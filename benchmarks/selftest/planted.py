@@ -19,9 +19,10 @@ from harness.backends.registry import Registry, load_registry
 from harness.defects import DEFECTS, Defect, Planting
 from harness.defects.onnx_graph import INPUT_EDITS, OUTPUT_EDITS, plant_graph
 from harness.errors import UnsupportedError
+from harness.execution.calibrated import calibrated
 from harness.execution.cases_run import run_cases, spread
 from harness.execution.loaded import Loaded, LoadedSuite
-from harness.execution.matrix import calibrated, suite_ref
+from harness.execution.matrix import suite_ref
 from harness.execution.selftest.plan import levels
 from harness.execution.suite import Suite, Target, load_suite
 from harness.golden.store import Golden, read_golden
