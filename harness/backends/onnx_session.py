@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,10 +129,26 @@ def open_session(
             enable_fallback=0,
         )
     except Exception as error:  # noqa: BLE001 - its classes have no common base
-        text = " ".join(str(error).split())[:400]
+        text = _told(error)
         if "NOT_IMPLEMENTED" in text or "NotImplemented" in type(error).__name__:
             raise UnsupportedError(f"onnxruntime has no kernel: {text}") from None
         raise BackendError(f"onnxruntime does not load the model: {text}") from None
+
+
+def _told(error: Exception) -> str:
+    """One line; of an opset that is too new the numbers alone.
+
+    ONNX Runtime says more of it, after the signature of a C++ function.
+    """
+    text = " ".join(str(error).split())
+    asked = re.search(r"Opset (\d+) is under development", text)
+    known = re.search(r"till opset (\d+)", text)
+    if asked and known:
+        return (
+            f"it has opset {asked[1]}, and this version knows {known[1]} at most: "
+            f"export it with opset {known[1]}"
+        )
+    return text[:400]
 
 
 def evaluate(data: bytes, libraries: Sequence[str] = ()) -> dict[str, Array]:

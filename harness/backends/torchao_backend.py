@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from importlib.metadata import version
+from typing import ClassVar
 
 from harness.backends.protocol import (
     Arithmetic,
@@ -16,6 +17,7 @@ from harness.backends.protocol import (
     Availability,
     QuantizedTensor,
     Support,
+    Variant,
 )
 from harness.backends.torch_backend import TorchBackend, TorchSession
 from harness.errors import MissingExtraError, UnsupportedError
@@ -39,6 +41,8 @@ class TorchaoBackend(TorchBackend):
         device: None: CUDA when there is a device, else the CPU.
         name: registered under it.
     """
+
+    variants: ClassVar[dict[str, Variant]] = {}
 
     def __init__(
         self,

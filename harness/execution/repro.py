@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from harness.backends.registry import load_registry
-from harness.errors import UnsupportedError, UsageError
+from harness.errors import ModelError, UnsupportedError, UsageError
 from harness.execution.calibrated import calibrated
 from harness.execution.isolation import Worker
 from harness.execution.jobs import Bisection, BisectJob, Repro, ReproJob
@@ -257,7 +257,7 @@ def _write_models(folder: Path, found: Repro, scheme: Scheme) -> None:
     write_bytes(folder / "operator.onnx", plain.SerializeToString())
     try:
         quantized = build(plain, scheme)
-    except UnsupportedError:
+    except (UnsupportedError, ModelError):
         return
     path = folder / "operator.quantized.onnx"
     write_bytes(path, quantized.proto.SerializeToString())

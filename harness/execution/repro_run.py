@@ -15,7 +15,7 @@ from harness.backends.registry import Registry
 from harness.compare.explained import Explained
 from harness.diagnose.observation import Call, Observation
 from harness.diagnose.shrink import Shrinker
-from harness.errors import BackendError, UnsupportedError, UsageError
+from harness.errors import BackendError, ModelError, UnsupportedError, UsageError
 from harness.execution.cases_run import moderate, run_cases, spread
 from harness.execution.jobs import Repro, ReproJob
 from harness.execution.loaded import Loaded
@@ -210,7 +210,14 @@ def _alone(backend: Backend, operator: Operator, scheme: Scheme, x: Array) -> bo
         )
         try:
             session = backend.load(model, scheme)
-        except (UnsupportedError, BackendError, RuntimeError, ValueError):
+        except (
+            # A quantized file is of the whole model.
+            ModelError,
+            UnsupportedError,
+            BackendError,
+            RuntimeError,
+            ValueError,
+        ):
             return False
         try:
             return Probe(session, model, only, scheme)({INPUT: x})

@@ -22,6 +22,7 @@ from harness.judge.statistics.quadratic import energy_factor
 from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES
 from harness.schemes.types import Scheme, TensorScheme
+from tests.models.graphs import perceptron
 
 #: Schemes that ONNX Runtime's default optimizer does not compute as the graph says; the
 #: tests at the end of this file show why.
@@ -127,6 +128,16 @@ def test_it_is_a_backend(model):
     assert isinstance(backend.load(model, None), Session)
     assert found.available
     assert found.device in ("cpu", "cuda")
+
+
+def test_a_model_that_is_too_new_says_which_opset_is_known(tmp_path):
+    """Not the signature of the function that found it."""
+    proto = perceptron()
+    proto.opset_import[0].version, proto.ir_version = 29, 11
+    (tmp_path / "new.onnx").write_bytes(proto.SerializeToString())
+
+    with pytest.raises(BackendError, match=r"has opset 29, and this version knows \d+"):
+        OnnxRuntimeBackend().load(OnnxModel(tmp_path / "new.onnx"), SCHEMES["int8"])
 
 
 @pytest.mark.parametrize("name", sorted(set(SCHEMES) - DEVIATING))

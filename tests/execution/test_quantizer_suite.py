@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from harness.errors import UsageError
@@ -11,7 +12,7 @@ from harness.execution.api import record, run
 from harness.execution.calibrated import calibrated
 from harness.execution.suite import load_suite
 from harness.golden.store import read_golden
-from tests.schemes.quantized_files import inputs, network
+from tests.schemes.quantized_files import inputs, network, quantized
 
 SUITE = """\
 [suite]
@@ -80,3 +81,15 @@ def test_what_the_quantizer_refuses_is_the_target_s_verdict(suite):
 
     assert str(target.verdict) == "unsupported"
     assert "it is not quantized" in target.reason
+
+
+def test_a_layer_of_a_file_is_not_rebuilt_alone(tmp_path):
+    """A repro of one operator says that no model of it alone was wrong."""
+    from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
+    from harness.execution.repro_run import _alone
+
+    model, scheme = quantized(tmp_path, "onnxruntime:quantize_dynamic")
+    operator = next(o for o in model.operators() if o.name == "fc")
+    x = np.ones((1, 4), np.float32)
+
+    assert _alone(OnnxRuntimeBackend(), operator, scheme, x) is False
