@@ -210,3 +210,30 @@ def test_llama_cpp_is_explained_between_its_operators(model):
     assert [] == found[False]
     attention = [f"model.layers.{i}.self_attn" for i in range(2)]
     assert found[None] == [f"{a}.v_proj -> {a}.o_proj, in pieces" for a in attention]
+
+
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [
+        ("model.embed_tokens", "inputs -> model.layers.0.self_attn.q_proj"),
+        (
+            "model.layers.1.post_attention_layernorm",
+            "model.layers.1.self_attn.o_proj -> model.layers.1.mlp.gate_proj",
+        ),
+        ("model.norm", "model.layers.1.mlp.down_proj -> output logits"),
+        ("lm_head", "model.layers.1.mlp.down_proj -> output logits"),
+    ],
+)
+def test_what_a_scheme_leaves_alone_is_checked(model, part, place):
+    """Embeddings, norms and the head in FP8 are seen first where they are.
+
+    No scheme names them, and every operator is right.
+    """
+    scheme = scheme_from_table("s", FP8)
+    session = TorchBackend().load(model, scheme)
+    layer = session.module.get_submodule(part)
+    # Off the middle, which a norm of ones stays on.
+    narrow = (layer.weight.detach() * 1.1).to(torch.float8_e4m3fn)
+    layer.weight = torch.nn.Parameter(narrow.to(torch.float32))
+
+    assert place == guilty(watched(model, session, scheme, case(model)))[0]
