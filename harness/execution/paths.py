@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.backends.protocol import Arithmetic, Session
 from harness.compare.operator_evidence import PathEvidence
-from harness.execution.cases_run import is_long, moderate
+from harness.execution.cases_run import is_long, moderate, release_memory
 from harness.execution.metamorphic import PIECE
 from harness.models.types import Case, Model, Operator
 from harness.schemes.between import (
@@ -111,9 +111,10 @@ class Paths:
         What attention makes of keys and values that were kept is seen nowhere else, and
         what goes wrong with each of them adds up over many.
         """
-        if not getattr(session, "watches_pieces", False):
+        if not self._operators or not getattr(session, "watches_pieces", False):
             return
         for case in self.long(cases) or self._longest(moderate(cases)):
+            release_memory()
             size = max(1, min(PIECE, case.inputs["input_ids"].size // 2))
             ask: Any = session.run_in_pieces  # type: ignore[attr-defined]
             found = ask(case.inputs, size, capture=list(self._operators))
