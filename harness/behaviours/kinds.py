@@ -11,6 +11,7 @@ from harness.behaviours import (
     answers,
     facts,
     fluency,
+    languages,
     meaning,
     robust,
     structured,
@@ -173,5 +174,6 @@ KINDS: dict[str, BehaviourKind] = {
         *answers.KINDS,
         *robust.KINDS,
         *meaning.KINDS,
+        *languages.KINDS,
     )
 }

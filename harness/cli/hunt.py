@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 
 from harness.cli.options import add_json, add_plugin
 
-EXAMPLE = "quantharness hunt suites/smollm2 --scheme int4 --budget 5m"
+EXAMPLE = "quantharness hunt suites/smollm2 --scheme int8 --budget 5m"
 _BUDGET = re.compile(r"(\d+)(s|m|h)")
 
 
@@ -40,7 +41,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Search each target; print what was found as lines of `cases.jsonl`."""
+    """Search each target; print what was found as lines of `cases.jsonl`.
+
+    Only those go to the standard output: `>> cases.jsonl` appends them.
+    """
     from harness.execution.hunting import hunt
     from harness.reports.terminal import print_json
 
@@ -58,7 +62,10 @@ def execute(options: argparse.Namespace) -> int:
     for result in results:
         print(
             f"{result['target']}: {result['tried']} prompts tried, the suite's own "
-            f"have KL={result['seed_kl']:.3g} on average; found:"
+            f"have KL={result['seed_kl']:.3g} on average; "
+            f"{len(result['cases'])} found are lines for {result['file']}; its golden "
+            "is then to be renewed: `quantharness record SUITE --renew`",
+            file=sys.stderr,
         )
         for case in result["cases"]:
             print(json.dumps(case, ensure_ascii=False))

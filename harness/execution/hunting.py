@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from harness.backends.registry import load_registry
 from harness.errors import GoldenError
 from harness.execution.calibrated import calibrated
 from harness.execution.isolation import Worker
-from harness.execution.jobs import HuntJob, HuntRun
+from harness.execution.jobs import HardPrompt, HuntJob, HuntRun
 from harness.execution.matrix import suite_ref
 from harness.execution.selection import select
 from harness.execution.suite import Suite, Target, load_suite
@@ -78,12 +79,22 @@ def _one(
         "target": f"{suite.name}/{target.name}",
         "tried": found.tried,
         "seed_kl": found.seed_kl,
-        "cases": [
-            {
-                "id": f"hunt-{target.scheme.name}-{index:02d}",
-                "text": entry.text,
-                "tags": ["hunt", f"kl={entry.kl:.3g}"],
-            }
-            for index, entry in enumerate(found.findings, start=1)
-        ],
+        "file": str(suite.folder / suite.cases),
+        "cases": proposals(target.scheme.name, found.findings),
     }
+
+
+def proposals(scheme: str, findings: Sequence[HardPrompt]) -> list[dict[str, Any]]:
+    """Findings as records for `cases.jsonl`.
+
+    An id is that of its text: what another hunt found before is the same case, and
+    what it did not is none that is there.
+    """
+    return [
+        {
+            "id": f"hunt-{scheme}-{hashlib.sha256(one.text.encode()).hexdigest()[:8]}",
+            "text": one.text,
+            "tags": ["hunt", f"kl={one.kl:.3g}"],
+        }
+        for one in findings
+    ]

@@ -175,6 +175,9 @@ class Matrix:
         stale = _stale(golden, description.model_fingerprint, "model") or _stale(
             golden, description.cases_fingerprint, "cases"
         )
+        if stale and "tokenizer" in description.metadata:
+            # Of a language model a case is its tokens.
+            stale += ": other texts, or another tokenizer"
         if stale:
             others = other_cases(golden, (case.id for case in description.cases))
             message = (

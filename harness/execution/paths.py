@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.backends.protocol import Arithmetic, Session
 from harness.compare.operator_evidence import PathEvidence
-from harness.execution.cases_run import is_long, moderate
+from harness.execution.cases_run import is_long, release_memory
 from harness.execution.metamorphic import PIECE
 from harness.models.types import Case, Model, Operator
 from harness.schemes.between import (
@@ -36,6 +36,8 @@ _BYTES: Final = 400 * 2**20
 #: The same of the one long prompt, without which nothing would be seen of what is wrong
 #: from some position on.
 _LONG_BYTES: Final = 3 * 2**29
+#: The same of a prompt that is read in pieces, which comes on top.
+_PIECES_BYTES: Final = 2**30
 #: Operators whose inputs and outputs are held at once, at most.
 _OPERATORS: Final = 512
 #: How a prompt is read that is fed piece by piece through the cache.
@@ -93,28 +95,29 @@ class Paths:
 
     def long(self, cases: Sequence[Case]) -> list[Case]:
         """The longest of the long prompts that can be held; at most one."""
-        return self._longest([case for case in cases if is_long(case)])
+        return self._longest([c for c in cases if is_long(c)], _LONG_BYTES)
 
-    def _longest(self, cases: Sequence[Case]) -> list[Case]:
-        """The one with most tokens that can be held."""
+    def _longest(self, cases: Sequence[Case], room: int) -> list[Case]:
+        """The one with most tokens, of those whose operators take so many bytes."""
         fitting = [
             case
             for case in cases
-            if "positions" in case.inputs and self._bytes([case]) <= _LONG_BYTES
+            if "positions" in case.inputs and self._bytes([case]) <= room
         ]
         if self.skipped or len(self._operators) > _OPERATORS:
             return []
         return sorted(fitting, key=lambda case: case.inputs["input_ids"].size)[-1:]
 
     def in_pieces(self, session: Session, cases: Sequence[Case]) -> None:
-        """Watch a long prompt, or the longest there is, being read through a cache.
+        """Watch the longest prompt that can be held being read through a cache.
 
         What attention makes of keys and values that were kept is seen nowhere else, and
         what goes wrong with each of them adds up over many.
         """
-        if not getattr(session, "watches_pieces", False):
+        if not self._operators or not getattr(session, "watches_pieces", False):
             return
-        for case in self.long(cases) or self._longest(moderate(cases)):
+        for case in self._longest(cases, _PIECES_BYTES):
+            release_memory()
             size = max(1, min(PIECE, case.inputs["input_ids"].size // 2))
             ask: Any = session.run_in_pieces  # type: ignore[attr-defined]
             found = ask(case.inputs, size, capture=list(self._operators))

@@ -315,7 +315,6 @@ def _check_operators(
             capture=quantized,
             on_call=paths.add,
         )
-        release_memory()
         paths.in_pieces(session, suite.cases)
         release_memory()
     if watched:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from harness.cli.hunt import seconds
+from harness.cli.main import main
 from harness.execution import hunting
 from harness.execution.hunt import _Found, _Hunter
-from harness.execution.jobs import HuntRun
+from harness.execution.hunting import proposals
+from harness.execution.jobs import HardPrompt, HuntRun
 from harness.schemes.catalogue import SCHEMES
 
 BAD = 7
@@ -98,6 +101,31 @@ def test_a_budget_without_a_unit_is_refused(text):
         seconds(text)
 
 
+def test_a_finding_is_a_line_for_the_cases_whose_id_is_its_own():
+    """Found again it is the same case; of another text another, in any hunt."""
+    one, two = (HardPrompt(text=t, kl=0.5, tokens=3) for t in ("a 7", "b 😀"))
+    first, second = proposals("int8", [one, two])
+
+    assert {"id", "text", "tags"} == set(first)
+    assert first == proposals("int8", [one])[0]
+    assert first["id"] != second["id"]
+    assert first["id"].startswith("hunt-int8-")
+    assert ["hunt", "kl=0.5"] == second["tags"]
+
+
+def test_only_lines_for_the_cases_go_to_the_output(monkeypatch, capsys):
+    """So that `>> cases.jsonl` appends them; what was done is told beside."""
+    line = {"id": "hunt-int8-1", "text": "größer 😀", "tags": ["hunt"]}
+    found = {"target": "s/torch/int8", "tried": 9, "seed_kl": 0.1, "file": "c.jsonl"}
+    monkeypatch.setattr(hunting, "hunt", lambda *_, **__: [{**found, "cases": [line]}])
+
+    assert 0 == main(["hunt", "s", "--budget", "1s"])
+    shown = capsys.readouterr()
+    assert [line] == [json.loads(text) for text in shown.out.splitlines()]
+    assert "s/torch/int8: 9 prompts tried" in shown.err
+    assert "1 found are lines for c.jsonl" in shown.err
+
+
 def test_every_target_is_hunted_in_its_own_environment(monkeypatch, tmp_path):
     """A variant's variables are set before its engine is imported."""
     monkeypatch.chdir(tmp_path)
@@ -127,7 +155,7 @@ def test_every_target_is_hunted_in_its_own_environment(monkeypatch, tmp_path):
         golden=tmp_path / "none",
         folder=tmp_path,
         model="m",
-        cases="c",
+        cases="c.jsonl",
         batch=1,
         seed=0,
         select="",

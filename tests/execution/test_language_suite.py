@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import MappingProxyType
 
 import numpy as np
@@ -14,8 +15,10 @@ from harness.execution.api import record, run
 from harness.execution.loaded import check_schemas
 from harness.execution.replies import replies_of
 from harness.execution.suite import load_suite
+from harness.models.cases import load_cases
 from harness.models.load import load_model
 from harness.models.types import Case
+from tests.models import tiny_gguf
 from tests.models.tiny_gguf import write_gguf
 
 SUITE = """\
@@ -140,6 +143,24 @@ def test_replies_are_kept_side_by_side(ran):
     assert any("<|im_start|>user\nfive<|im_end|>" in row["prompt"] for row in rows)
 
 
+@pytest.mark.quant_slow
+def test_another_tokenizer_than_the_golden_s_is_stale(ran, tmp_path, monkeypatch):
+    """The weights are the same, and so are the texts: it is said what may differ."""
+    folder, _ = ran
+    monkeypatch.setenv("QUANTHARNESS_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(folder, tmp_path / "tiny")
+    letters = tiny_gguf.byte_letters()
+    h, i = letters.index("h"), letters.index("i")
+    letters[h], letters[i] = letters[i], letters[h]
+    monkeypatch.setattr(tiny_gguf, "byte_letters", lambda: letters)
+    write_gguf(tmp_path / "tiny" / "tiny.gguf", seed=5)
+
+    for target in run([tmp_path / "tiny"], out=tmp_path / "run").targets:
+        assert "stale" == str(target.verdict)
+        assert "recorded from other cases" in target.reason
+        assert "other texts, or another tokenizer" in target.reason
+
+
 class Writer:
     """A language model that replies with the prompt."""
 
@@ -245,3 +266,8 @@ def test_a_hunt_proposes_prompts_that_the_suite_can_take(ran, capsys):
     for case in found["cases"]:
         assert float(case["tags"][1].removeprefix("kl=")) > found["seed_kl"] > 0
         assert model.prepare({"text": case["text"]}, "")["input_ids"].size >= 2
+    # As a user would add them.
+    file = folder / "more.jsonl"
+    lines = [json.dumps(case, ensure_ascii=False) for case in found["cases"]]
+    file.write_text("\n".join([(folder / "cases.jsonl").read_text(), *lines, ""]))
+    assert 6 + len(lines) == len(load_cases("more.jsonl", folder, model))

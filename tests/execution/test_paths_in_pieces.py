@@ -210,3 +210,62 @@ def test_llama_cpp_is_explained_between_its_operators(model):
     assert [] == found[False]
     attention = [f"model.layers.{i}.self_attn" for i in range(2)]
     assert found[None] == [f"{a}.v_proj -> {a}.o_proj, in pieces" for a in attention]
+
+
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [
+        ("model.embed_tokens", "inputs -> model.layers.0.self_attn.q_proj"),
+        (
+            "model.layers.1.post_attention_layernorm",
+            "model.layers.1.self_attn.o_proj -> model.layers.1.mlp.gate_proj",
+        ),
+        ("model.norm", "model.layers.1.mlp.down_proj -> output logits"),
+        ("lm_head", "model.layers.1.mlp.down_proj -> output logits"),
+    ],
+)
+def test_what_a_scheme_leaves_alone_is_checked(model, part, place):
+    """Embeddings, norms and the head in FP8 are seen first where they are.
+
+    No scheme names them, and every operator is right.
+    """
+    scheme = scheme_from_table("s", FP8)
+    session = TorchBackend().load(model, scheme)
+    layer = session.module.get_submodule(part)
+    # Off the middle, which a norm of ones stays on.
+    narrow = (layer.weight.detach() * 1.1).to(torch.float8_e4m3fn)
+    layer.weight = torch.nn.Parameter(narrow.to(torch.float32))
+
+    assert place == guilty(watched(model, session, scheme, case(model)))[0]
+
+
+class Asked:
+    """A session that remembers what it was asked in pieces, and shows nothing."""
+
+    watches_pieces = True
+
+    def __init__(self):
+        self.asked = []
+
+    def run_in_pieces(self, inputs, size, *, capture):
+        self.asked.append((inputs["input_ids"].size, size, len(capture)))
+        return {}
+
+
+def test_the_longest_prompt_that_can_be_held_is_read_in_pieces(model):
+    """Of 24 tokens, two pieces at least; without operators to watch none is."""
+    session, scheme = Asked(), scheme_from_table("s", FP8)
+
+    def prompt(length):
+        ids = np.broadcast_to(np.int64(0), (1, length))
+        return Case(str(length), {"input_ids": ids, "positions": np.zeros((1, 8))})
+
+    for lengths, operators in (
+        ((30, 700, 500, 10**8), linears(model)),
+        ((20, 7), linears(model)),
+        ((700,), []),
+    ):
+        paths = Paths(model, scheme, operators, Arithmetic(), seed=1)
+        paths.in_pieces(session, [prompt(length) for length in lengths])
+
+    assert session.asked == [(700, 24, 14), (20, 10, 14)]

@@ -43,7 +43,10 @@ def behaviour(evidence: Evidence, levels: Levels) -> Outcome:
             findings.results.append(passed(_CHECK, reason))
             continue
         if not entry.cases:
-            reason = f"cases of behaviour {entry.name}=0, but should be at least 1"
+            reason = (
+                f"cases of behaviour {entry.name}=0, but should be at least 1: give "
+                "cases what it reads in `expected`, or take it out of suite.toml"
+            )
             findings.results.append(result(_CHECK, Verdict.VACUOUS, reason))
             continue
         if not entry.reference_right.any():
