@@ -17,6 +17,7 @@ from harness.execution.apart import two_draws
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import Description, OracleRun, Outputs, TargetRun
 from harness.execution.metrics_by_case import metrics, reply_metrics
+from harness.execution.replies import REPLY, limit_of_replies
 from harness.execution.suite import Suite, Target
 from harness.golden.store import Golden
 from harness.judge.evidence import (
@@ -254,6 +255,9 @@ def _stability(
             limit = _two_draws(context, run.outputs, repeat.outputs, drift)
             limit = max(limit, float(np.sqrt(2) * floor))
             source = "two draws of the quantization noise"
+        if repeat.name == REPLY:
+            least = float(np.sqrt(2) * floor)
+            limit, source = limit_of_replies(run, limit, source, least)
         found.append(
             StabilityEvidence(
                 name=repeat.name,

@@ -10,12 +10,15 @@ import pytest
 from harness.backends.torch_backend import TorchBackend
 from harness.defects import PlantedBackend, Planting
 from harness.execution.errors_by_case import paired
-from harness.execution.jobs import TargetRun
+from harness.execution.jobs import Repeat, TargetRun
 from harness.execution.replies import (
+    REPLY,
+    limit_of_replies,
     replies_again,
     replies_and_logits,
     replies_of,
 )
+from harness.judge.evidence import Paired
 from harness.models.load import load_model
 from harness.models.types import Case
 from harness.schemes.catalogue import scheme_by_name
@@ -145,3 +148,34 @@ def test_some_that_are_sampled_are_always_among_those_that_are_asked_again(model
     assert sampled.id in found.difference.cases
     assert found.difference.ratio < NOISE
     assert set(found.outputs) == set(found.difference.cases)
+
+
+@pytest.mark.parametrize(
+    ("ways", "limit", "source"),
+    [
+        ({"cache": 0.01, "padding": 0.001}, 0.01, "what the other ways"),
+        ({"cache": 1e-9}, 1e-6, "what the other ways"),
+        ({"cache": 0.2}, 0.07, "two draws"),
+        ({"cache": float("nan")}, 0.07, "two draws"),
+        ({"repeat": 0.0, "capture": 0.0}, 0.07, "two draws"),
+    ],
+)
+def test_a_reply_may_be_as_far_off_as_other_ways_to_ask_the_same(ways, limit, source):
+    """As measured in the run; never beyond the bound, never below the noise floor."""
+    run = TargetRun(availability=None)
+    one = np.array([1.0])
+    run.repeats = tuple(
+        Repeat(
+            name=name,
+            difference=Paired(
+                cases=("a",), error_sq=np.square(one * ratio), reference_sq=one
+            ),
+            outputs={},
+        )
+        for name, ratio in {**ways, REPLY: 0.5}.items()
+    )
+
+    found = limit_of_replies(run, 0.07, "two draws", 1e-6)
+
+    assert pytest.approx(limit) == found[0]
+    assert found[1].startswith(source)

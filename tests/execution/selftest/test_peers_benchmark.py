@@ -13,7 +13,16 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "benchmarks/selftest"
-MODULES = ("run", "page", "score", "thresholds", "ours", "planted", "count_runs")
+MODULES = (
+    "run",
+    "page",
+    "kl_page",
+    "score",
+    "thresholds",
+    "ours",
+    "planted",
+    "count_runs",
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +70,9 @@ def judged(benchmark, rows, **options):
 def test_the_page_is_what_was_measured(benchmark, result):
     """Every number of the page is computed from the result."""
     text = (ROOT / "docs/selftest-against-peers.md").read_text("utf-8")
+    kl = json.loads((FOLDER / "kl_result.json").read_text("utf-8"))
 
-    assert text == benchmark["page"].page(result)
+    assert text == benchmark["page"].page(result, kl)
 
 
 def test_a_calibrated_limit_passes_every_clean_run(benchmark):
