@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 .PHONY: run test slow lint setup clean
 
 run: setup  ## run the shipped suites: real models, real backends, a matrix of verdicts
-	$(BIN)/quantharness run suites
+	$(BIN)/quantharness run suites --workers 2
 
 test: setup lint  ## the harness's own tests
 	$(BIN)/python -m pytest -q -m "not quant_slow"
