@@ -96,11 +96,10 @@ class TargetJob:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeJob:
-    """Let a library's quantizer make a scheme's file of the model."""
+    """Let a library make a scheme's file of the model, where it is not there."""
 
     suite: SuiteRef
     scheme: Scheme
-    #: Where to; nothing is done where it is there.
     file: str
 
 
