@@ -1,4 +1,4 @@
-"""Write docs/selftest-against-peers.md from result.json: every number is from there.
+"""Write docs/selftest-against-peers.md from result.json and kl_result.json alone.
 
 python benchmarks/selftest/page.py
 """
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import kl_page
+
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs/selftest-against-peers.md"
 OURS = "quantharness"
@@ -20,8 +22,8 @@ LEVELS = ("catalogue", "low")
 Line = dict[str, Any]
 
 
-def page(result: dict[str, Any]) -> str:
-    """The page's text."""
+def page(result: dict[str, Any], kl: dict[str, Any]) -> str:
+    """The page's text, of what run.py and what kl_peer.py measured."""
     lines = result["table"]
     mine = next(line for line in lines if line["tool"] == OURS)
     shown = [mine, *chosen(lines)]
@@ -35,6 +37,8 @@ def page(result: dict[str, Any]) -> str:
         _better(mine, lines),
         "\n## Polygraphy `debug reduce`\n",
         _reduce(result["reduce"]),
+        "\n## llama-perplexity's KL, on GGUF files\n",
+        kl_page.section(kl),
         "\n## Where quantharness did not do what it should\n",
         _faults(result["not_as_it_should"]),
         "\n## Not measured\n",
@@ -127,7 +131,7 @@ def _main(lines: Sequence[Line], result: dict[str, Any]) -> str:
         "are judged from the same runs. quantharness's are the whole gate: load, all "
         "cases, repeats, operators, cause.\n"
     )
-    return _table(heads, rows) + note
+    return kl_page.table(heads, rows) + note
 
 
 def _severities(lines: Sequence[Line]) -> str:
@@ -142,7 +146,7 @@ def _severities(lines: Sequence[Line]) -> str:
         for line in lines
         if line["tool"] == OURS or line["scope"] != "usual"
     ]
-    return _table(heads, rows)
+    return kl_page.table(heads, rows)
 
 
 def _better(mine: Line, lines: Sequence[Line]) -> str:
@@ -234,7 +238,7 @@ def _reduce(entries: Sequence[dict[str, Any]]) -> str:
         *("target", "defect", "caught", "operators left", "the right one"),
         *("checks", "seconds of `run`", "seconds of `reduce`"),
     ]
-    return text + "\n" + _table(heads, rows)
+    return text + "\n" + kl_page.table(heads, rows)
 
 
 def _left(entry: dict[str, Any]) -> str:
@@ -263,19 +267,17 @@ def _faults(entries: Sequence[dict[str, Any]]) -> str:
     heads = ["target", "defect (strength)", "in", "verdict", "operator", "cause"]
     return (
         "A miss, a false alarm, or for a defect of one operator another operator or "
-        "no right cause:\n\n" + _table(heads, rows)
+        "no right cause:\n\n" + kl_page.table(heads, rows)
     )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 def main() -> None:
     """Read and write."""
-    result = json.loads((HERE / "result.json").read_text("utf-8"))
-    PAGE.write_text(page(result), "utf-8")
+    result, kl = (
+        json.loads((HERE / name).read_text("utf-8"))
+        for name in ("result.json", "kl_result.json")
+    )
+    PAGE.write_text(page(result, kl), "utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import itertools
 import sys
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.compare.operator_evidence import WeightEvidence
+from harness.schemes.catalogue import scheme_by_name
+
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "benchmarks/selftest"
-MODULES = ("kl_peer", "kl_page")
+MODULES = ("kl_gate", "kl_peer", "kl_page")
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +40,13 @@ def row(kl, *, defect="", scheme="a", top=99.0, alarm=False, control=""):
         "operator": "layer" if alarm else "",
         "cause": "codes off by one" if alarm else "",
         "cause_right": True if alarm else None,
+        "cases": 12,
         "seconds": 2.0,
-        "audit_seconds": 1.0,
     }
     tools = {
-        "llama-perplexity": {"values": values, "seconds": 1.0},
+        "llama-perplexity": {"values": values, "seconds": 1.0, "cpu": 0.5},
         "quantharness": told,
+        "file check": {"alarm": alarm, "operator": told["operator"], "seconds": 0.5},
     }
     found = {"scheme": scheme, "tools": tools}
     if not defect:
@@ -127,3 +132,45 @@ def test_what_is_drawn_has_every_severity_and_both_strengths(benchmark):
     assert [p for _, p, _ in first] != [
         p for _, p, _ in itertools.islice(drawn(names, 1), 12)
     ]
+
+
+def test_the_section_counts_what_each_was_given(benchmark):
+    """A file that the gate was not given is no miss of the gate."""
+    page = benchmark["kl_page"]
+    alone = row(0.5, defect="e", alarm=True)
+    del alone["tools"]["quantharness"]
+    environment = {"cpu": "c", "cores": 2, "xllamacpp": "1", "llama-perplexity": "2"}
+    text = page.section(
+        {
+            "date": "today",
+            "seed": 0,
+            "chunks": 4,
+            "length": 512,
+            "base_bytes": 1e8,
+            "record": {"seconds": 3.0},
+            "environment": environment,
+            "rows": [row(0.003), row(0.002, defect="d", alarm=True), alone],
+        }
+    )
+
+    assert "| its check of the file alone | 2 of 2 | 0 of 1 |" in text
+    assert "| the whole gate | 1 of 1 | 0 of 1 |" in text
+    assert "| its check of operators alone | 0 of 1 | 0 of 1 |" in text
+    assert "| mean KL ≤ 0.01 | 1 of 2 | 0 of 1 |" in text
+    assert "names the right operator in 2 of 2" in text
+    assert "the right cause in 1 of 1" in text
+
+
+def test_a_file_is_checked_without_running_it(benchmark):
+    """A weight that decodes to other codes is named; a right one passes."""
+    gate = benchmark["kl_gate"]
+    right = WeightEvidence(
+        operator="a", expected="int8", found="int8", unexplained=0.0, differing=0
+    )
+    wrong = dataclasses.replace(right, operator="b", nonfinite_scales=3)
+    scheme = scheme_by_name("int8")
+
+    assert not gate._outcome(scheme, [right]).results[0].verdict.fails
+    (result,) = gate._outcome(scheme, [right, wrong]).results
+    assert result.verdict.fails
+    assert "weight of b: NaN or Inf scales=3" in result.reason
