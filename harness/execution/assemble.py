@@ -15,7 +15,13 @@ from harness.behaviours.types import Answer, Behaviour, Replies, Reply
 from harness.compare.catalogue import Metric
 from harness.execution.apart import two_draws
 from harness.execution.errors_by_case import paired
-from harness.execution.jobs import Description, OracleRun, Outputs, TargetRun
+from harness.execution.jobs import (
+    REWRITTEN,
+    Description,
+    OracleRun,
+    Outputs,
+    TargetRun,
+)
 from harness.execution.metrics_by_case import metrics, reply_metrics
 from harness.execution.replies import REPLY, limit_of_replies
 from harness.execution.suite import Suite, Target
@@ -243,7 +249,9 @@ def _stability(
     found = []
     exact = run.arithmetic is None or run.arithmetic.determinism == "exact"
     for repeat in run.repeats:
-        if run.drawable and drift is not None:
+        if repeat.name == REWRITTEN:
+            limit, source = 0.0, "a backend returns arrays of its own"
+        elif run.drawable and drift is not None:
             # Two runs share the device, so they are at most two draws of its noise.
             limit = _two_draws(context, run.outputs, repeat.outputs, None)
             source = "two draws of the device's noise"

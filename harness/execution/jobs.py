@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -262,6 +262,10 @@ Job = (
     | PreflightJob
     | HuntJob
 )
+
+
+#: Name of a `Repeat`: what a call returned, before and after the next call.
+REWRITTEN: Final = "what was returned, after the next call"
 
 
 @dataclass(frozen=True, kw_only=True)

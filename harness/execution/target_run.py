@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from harness.execution.diagnosis import diagnose_operators
 from harness.execution.draws import become, drawable
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
+    REWRITTEN,
     OracleJob,
     OracleRun,
     Outputs,
@@ -143,7 +144,7 @@ def _measure(
     result.replies = replies_of(session, suite.model, suite.cases, batch=batch)
     result.timings["generate"] = time.perf_counter() - start
     start = time.perf_counter()
-    result.repeats = tuple(_repeats(job, suite, session, run))
+    result.repeats = (*_rewritten(run), *_repeats(job, suite, session, run))
     if result.replies and not result.drawable:
         result.repeats += (replies_again(session, suite.model, suite.cases, result),)
     result.timings["repeat"] = time.perf_counter() - start
@@ -199,6 +200,14 @@ def _weights(
             )
         found.append(evidence)
     return tuple(found)
+
+
+def _rewritten(run: CasesRun) -> Iterator[Repeat]:
+    """What a call returned, before and after the next call."""
+    if run.rewritten:
+        before = {name: was for name, (was, _) in run.rewritten.items()}
+        after = {name: now for name, (_, now) in run.rewritten.items()}
+        yield _repeat(REWRITTEN, {"first call": before}, {"first call": after})
 
 
 def _repeats(

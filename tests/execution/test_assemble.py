@@ -13,6 +13,7 @@ from harness.behaviours.types import Answer, Behaviour, Reply
 from harness.execution.assemble import Context, _tags, assemble
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
+    REWRITTEN,
     CaseInfo,
     Description,
     OracleRun,
@@ -118,13 +119,13 @@ def test_metrics_and_times_are_filled():
     assert "dB" in {entry.unit for entry in found.metrics}
 
 
-def repeated(error, *, drawable, scale=1.0):
+def repeated(error, *, drawable, scale=1.0, name="repeat"):
     """Stability of a target off by 0.01; case `a` again, off by `error` from that."""
     outputs = {c: {"y": REFERENCE[c]["y"] * 1.01} for c in CASES}
     outputs["a"] = {"y": REFERENCE["a"]["y"] * (1 + scale)}
     again = {"a": {"y": outputs["a"]["y"] + error}}
     first = {"a": outputs["a"]}
-    repeat = Repeat(name="repeat", difference=paired(first, again), outputs=again)
+    repeat = Repeat(name=name, difference=paired(first, again), outputs=again)
     run = TargetRun(
         availability=Availability(available=True),
         outputs=outputs,
@@ -156,6 +157,15 @@ def test_two_runs_of_a_device_differ_as_it_differs_from_the_reference():
 def test_a_noisy_target_that_cannot_be_drawn_keeps_the_noise_floor():
     """As before: what the reference moves by itself."""
     assert repeated(0.5, drawable=False).limit_source == "noise floor"
+
+
+@pytest.mark.parametrize("drawable", [True, False])
+def test_what_a_call_returned_may_not_change_at_all(drawable):
+    """Noise is no reason: nothing was computed again."""
+    found = repeated(1e-6, drawable=drawable, name=REWRITTEN)
+
+    assert 0.0 == found.limit
+    assert found.differences[0] > 0
 
 
 def judged(

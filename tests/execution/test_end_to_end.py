@@ -142,6 +142,13 @@ ROLL = """
         return OnnxRuntimeSession(built, "fp32", scheme)
 """
 PLAIN = "return Session(super().load(model, scheme))"
+#: The second call writes over what the first one returned.
+REUSED = """
+        first = self.__dict__.setdefault("first", outputs["output"])
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 2:
+            first += 0.25
+"""
 
 
 @pytest.mark.parametrize(
@@ -159,6 +166,7 @@ PLAIN = "return Session(super().load(model, scheme))"
             "defect",
             "nan",
         ),
+        (PLAIN, REUSED, "unstable", "what was returned, after the next call"),
         (
             "s = Session(super().load(model, None)); s.artifact = Artifact; return s",
             "pass",
@@ -166,7 +174,17 @@ PLAIN = "return Session(super().load(model, scheme))"
             "",
         ),
     ],
-    ids=["rolled", "clean", "abort", "exit", "hang", "memory", "nan", "unquantized"],
+    ids=[
+        "rolled",
+        "clean",
+        "abort",
+        "exit",
+        "hang",
+        "memory",
+        "nan",
+        "reused",
+        "unquantized",
+    ],
 )
 def test_what_a_backend_does_wrong_is_the_targets_verdict(  # noqa: PLR0917
     suite, tmp_path, load, act, verdict, message
