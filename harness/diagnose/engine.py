@@ -14,6 +14,7 @@ from harness.diagnose import estimates, inputs, outputs, weights
 from harness.diagnose.conditions import Condition, conditions, wrong_elements
 from harness.diagnose.observation import Call, Observation, squared_difference
 from harness.diagnose.types import ANOTHER_WEIGHT, UNKNOWN, Cause, Diagnosis
+from harness.errors import NumericsError
 from harness.judge.statistics.quadratic import energy_factor
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -172,8 +173,13 @@ def _finalists(seen: Observation, rules: Sequence[Condition]) -> list[_Try]:
     part, chosen = screen(seen, wrong_elements(seen))
     tries = []
     for rank, (name, fitted, predict) in enumerate(_all(part)):
-        with np.errstate(all="ignore"):
-            detail, predicted = predict(part)
+        try:
+            with np.errstate(all="ignore"):
+                detail, predicted = predict(part)
+        except NumericsError:
+            # Another format has no zero points, another scale no number: what cannot
+            # be computed is not what was computed.
+            continue
         for rule in rules:
             masks = [rule.masks[i] for i in chosen]
             after = part.drift(_masked(part, predicted, masks))

@@ -69,14 +69,16 @@ def _ratios(
     def channels() -> Sequence[Array]:
         return [e * by_channel.reshape(shape) + _bias(seen, e) for e, _, _ in parts]
 
-    yield "ratio by channel", words, by_channel.size, channels
+    if by_channel.size > 1 and _determined(by_channel.size, parts):
+        yield "ratio by channel", words, by_channel.size, channels
     offsets = _offsets(parts, axis)
 
     def offset() -> Sequence[Array]:
         return [e + offsets.reshape(shape) + _bias(seen, e) for e, _, _ in parts]
 
     words = f"a constant of each channel is added, up to {np.abs(offsets).max():.4g}"
-    yield "offset by channel", words, offsets.size, offset
+    if _determined(offsets.size, parts):
+        yield "offset by channel", words, offsets.size, offset
 
     def rows() -> Sequence[Array]:
         found = []
@@ -88,7 +90,17 @@ def _ratios(
         return found
 
     count = sum(e.size // e.shape[-1] for e, _, _ in parts)
-    yield "ratio by row", "every row of the product times a number", count, rows
+    if _determined(count, parts):
+        yield "ratio by row", "every row of the product times a number", count, rows
+
+
+def _determined(fitted: int, parts: Sequence[tuple[Array, Array, Array]]) -> bool:
+    """Whether there are elements enough for so many numbers to be wrong.
+
+    A number of its own for every element explains anything.
+    """
+    elements = sum(int(np.broadcast_to(m, e.shape).sum()) for e, _, m in parts)
+    return fitted * _EQUATIONS <= elements
 
 
 def _with_bias_ratio(

@@ -35,6 +35,7 @@ from harness.judge.statistics.quadratic import energy_p_value
 from harness.judge.types import Judgement
 from harness.models.types import Case, Operator
 from harness.schemes.apply import plan_one
+from harness.schemes.checkpoint import with_stored_bias
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -88,7 +89,7 @@ def diagnose_operators(
     results = []
     for name in names:
         seen = Observation(
-            operator=by_name[name],
+            operator=with_stored_bias(job.scheme, by_name[name]),
             scheme=job.scheme,
             calls=keep(first[name]),
             arithmetic=result.arithmetic,

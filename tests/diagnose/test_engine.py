@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from harness.diagnose import UNKNOWN, diagnose
+from harness.diagnose import UNKNOWN, diagnose, inputs
+from harness.errors import NumericsError
 
 
 def rolled(axis, step=1):
@@ -85,6 +86,56 @@ def test_nonsense_has_no_name(make, scheme):
     assert found.cause == UNKNOWN
     assert found.confidence == 0
     assert "cause unknown" in found.sentence
+
+
+def one_channel(seen, change):
+    """The same of the first output channel alone, an element a row."""
+    operator = dataclasses.replace(
+        seen.operator, weight=seen.operator.weight[:1], bias=seen.operator.bias[:1]
+    )
+    calls = [
+        dataclasses.replace(call, y=change(call.y[..., :1]).astype(np.float32))
+        for call in seen.calls
+    ]
+    return dataclasses.replace(seen, operator=operator, calls=tuple(calls))
+
+
+def test_a_number_for_every_element_explains_nothing(make):
+    """An operator of one channel: random outputs are no ratio of its rows."""
+    rng = np.random.default_rng(5)
+    seen = one_channel(make["seen"]("int8"), lambda y: y * rng.uniform(0, 2, y.shape))
+
+    assert diagnose(seen).cause == UNKNOWN
+
+
+def test_of_one_channel_a_ratio_is_a_constant(make):
+    """It is not named twice, which would halve what it is sure of."""
+    right = make["seen"]("int8")
+    bias = right.operator.bias[0]
+    seen = one_channel(right, lambda y: (y - bias) * 1.3 + bias)
+
+    found = diagnose(seen)
+
+    assert found.cause == "constant ratio"
+    assert "ratio by channel" not in found.detail
+
+
+def test_a_candidate_that_cannot_be_computed_is_none(make, monkeypatch):
+    """The search goes on: another format may have no zero points."""
+
+    def impossible(x):
+        raise NumericsError("fp8_e4m3 has no zero points; only integers have")
+
+    candidates = inputs.candidates
+    monkeypatch.setattr(
+        inputs,
+        "candidates",
+        lambda seen: [("impossible", "", impossible), *candidates(seen)],
+    )
+
+    found = diagnose(make["seen"]("int8", entry=lambda q: q.dequantize() * 1.1))
+
+    assert found.cause == "constant ratio"
 
 
 def test_a_faithful_backend_leaves_nothing_to_find(make):

@@ -15,7 +15,7 @@ from harness.backends.registry import Registry
 from harness.defects import Planting
 from harness.errors import BackendError, HarnessError, UnsupportedError, UsageError
 from harness.execution.assemble import Context, assemble, make_context
-from harness.execution.calibrated import calibrated
+from harness.execution.calibrated import with_file
 from harness.execution.diagnosis import with_diagnosis
 from harness.execution.isolation import Worker
 from harness.execution.jobs import (
@@ -35,6 +35,8 @@ from harness.golden.store import Golden, read_golden
 from harness.judge import judge
 from harness.judge.budgets import acknowledgements_for, budgets_for
 from harness.judge.types import Judgement
+from harness.schemes.checkpoint import rounds_between
+from harness.schemes.types import Scheme
 
 #: Cases that a planting is tried on first.
 FEW: Final = 12
@@ -92,6 +94,8 @@ class Stage:
     #: Variables of the worker: the backend's variant.
     environment: Mapping[str, str] = field(default_factory=dict)
     oracles: dict[tuple[str, SuiteRef], OracleRun | None] = field(default_factory=dict)
+    #: Calibrated, by name; those that a quantizer makes as it made them.
+    schemes: dict[str, Scheme] = field(default_factory=dict)
     #: What targets give without a defect.
     clean: dict[tuple[str, SuiteRef], Faultless] = field(default_factory=dict)
 
@@ -127,15 +131,15 @@ class Stage:
             level=item.level,
             cases=len(view.context.description.cases),
         )
-        job = TargetJob(
-            suite=view.ref,
-            backend=self.backend,
-            scheme=calibrated(target.scheme, self.golden),
-            planting=item.planting,
-            # Where every operator has it there is none to be named.
-            diagnose=item.planting is None or item.planting.operator is not None,
-        )
         try:
+            job = TargetJob(
+                suite=view.ref,
+                backend=self.backend,
+                scheme=self._scheme(target, worker),
+                planting=item.planting,
+                # Where every operator has it there is none to be named.
+                diagnose=item.planting is None or item.planting.operator is not None,
+            )
             run: TargetRun = worker.run(job, timeout=TIMEOUT)
         except UnsupportedError as error:
             return dataclasses.replace(trial, unfit=str(error))
@@ -166,6 +170,18 @@ class Stage:
             if shown > _WORSE * clean.guilty.get(name, 0.0)
         ]
         return unless_clean_fails_too(_filled(trial, judgement, run, named), clean)
+
+    def _scheme(self, target: Target, worker: Worker) -> Scheme:
+        """A target's scheme, calibrated; made first where a quantizer makes it."""
+        name = target.scheme.name
+        if name not in self.schemes:
+            self.schemes[name] = with_file(
+                target.scheme,
+                self.golden,
+                self.whole.ref,
+                lambda job: worker.run(job, timeout=TIMEOUT),
+            )
+        return self.schemes[name]
 
     def _faultless(
         self, job: TargetJob, target: Target, view: View, worker: Worker
@@ -198,11 +214,13 @@ class Stage:
     def _oracle(
         self, target: Target, ref: SuiteRef, worker: Worker
     ) -> OracleRun | None:
-        if not target.scheme.weight_only:
+        scheme = self._scheme(target, worker)
+        # What a file quantizes beside its layers, this oracle has not.
+        if not scheme.weight_only or rounds_between(scheme):
             return None
-        key = (target.scheme.name, ref)
+        key = (scheme.name, ref)
         if key not in self.oracles:
-            job = OracleJob(suite=ref, backend="torch", scheme=target.scheme)
+            job = OracleJob(suite=ref, backend="torch", scheme=scheme)
             try:
                 self.oracles[key] = worker.run(job, timeout=TIMEOUT)
             except (BackendError, UnsupportedError):
