@@ -15,9 +15,9 @@ from harness.backends.registry import load_registry
 from harness.compare.explained import weight_evidence
 from harness.compare.operator_evidence import WeightEvidence
 from harness.defects import Planting
+from harness.execution.calibrated import calibrated
 from harness.execution.isolation import Worker
 from harness.execution.jobs import TargetJob
-from harness.execution.matrix import calibrated
 from harness.execution.selftest.causes import right_cause
 from harness.execution.selftest.stage import Stage, View, open_stage
 from harness.execution.selftest.trial import Trial
