@@ -33,8 +33,8 @@ def bare(suite_path: str, backend: str, reference: str) -> None:
     from harness.backends.registry import load_registry
     from harness.execution.calibrated import calibrated
     from harness.execution.cases_run import run_cases
+    from harness.execution.oracle_run import with_precision
     from harness.execution.suite import load_suite
-    from harness.execution.target_run import with_precision
     from harness.golden import read_golden
     from harness.models.cases import load_cases
     from harness.models.load import load_model

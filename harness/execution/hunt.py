@@ -20,7 +20,7 @@ from harness.compare.logits import compare_logits
 from harness.errors import UnsupportedError
 from harness.execution.jobs import HardPrompt, HuntJob, HuntRun
 from harness.execution.loaded import Loaded
-from harness.execution.target_run import with_precision
+from harness.execution.oracle_run import with_precision
 from harness.models.language import rows_of
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -26,8 +26,8 @@ from harness.execution.jobs import Outputs, ReferenceJob, ReferenceRun
 from harness.execution.loaded import Loaded, LoadedSuite
 from harness.execution.metamorphic import ask_again
 from harness.execution.operator_statistics import OperatorStatistics
+from harness.execution.oracle_run import with_precision
 from harness.execution.replies import replies_of
-from harness.execution.target_run import with_precision
 from harness.models.types import Case
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -15,8 +15,8 @@ from harness.execution.apart import two_draws
 from harness.execution.cases_run import moderate, spread
 from harness.execution.errors_by_case import paired
 from harness.execution.metamorphic import ask_again
+from harness.execution.oracle_run import with_precision
 from harness.execution.suite import load_suite
-from harness.execution.target_run import with_precision
 from harness.judge.evidence import Paired
 from harness.models.cases import load_cases
 from harness.models.load import load_model

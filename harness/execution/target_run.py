@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from harness.backends.protocol import KV_CACHE, Arithmetic, Artifact, Backend, Session
+from harness.backends.protocol import KV_CACHE, Arithmetic, Artifact, Session
 from harness.backends.registry import Registry
 from harness.compare.explained import STRIDE, Explained, weight_evidence
 from harness.compare.operator_evidence import WeightEvidence
 from harness.defects import PlantedBackend
-from harness.errors import BackendError, MissingExtraError, UnsupportedError
+from harness.errors import BackendError, UnsupportedError
 from harness.execution.cases_run import (
     CasesRun,
     batches,
@@ -30,8 +29,6 @@ from harness.execution.draws import become, drawable
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
     REWRITTEN,
-    OracleJob,
-    OracleRun,
     Outputs,
     Repeat,
     TargetJob,
@@ -47,14 +44,9 @@ from harness.execution.operator_noise import (
 from harness.execution.paths import Paths
 from harness.execution.replies import replies_again, replies_of
 from harness.judge.evidence import Failure
-from harness.models.types import Case, Model, Operator
+from harness.models.types import Case, Operator
 from harness.schemes.apply import OperatorPlan, plan
-from harness.schemes.oracle import dequantized_weights
 from harness.schemes.types import Scheme
-
-if TYPE_CHECKING:
-    import onnx
-    import torch
 
 Array = np.ndarray[Any, np.dtype[Any]]
 OnProgress = Callable[[int, int], None]
@@ -347,64 +339,3 @@ def _check_operators(
         result.operators = with_measured_noise(
             result.operators, session, suite.model, groups[0], batch=job.suite.batch
         )
-
-
-class _Replaced:
-    """A model whose operators' weights are others; everything else is the model's."""
-
-    def __init__(self, model: Model, weights: Mapping[str, Array]) -> None:
-        self._model = model
-        self._weights = weights
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def operators(self) -> tuple[Operator, ...]:
-        return self._model.operators()
-
-    def module(self) -> torch.nn.Module:
-        import torch
-
-        module = self._model.module()
-        for name, weight in self._weights.items():
-            layer = module.get_submodule(name)
-            tensor = torch.from_numpy(np.ascontiguousarray(weight))
-            parameter = layer.weight
-            assert isinstance(parameter, torch.Tensor)  # sanity check
-            parameter.data = tensor.to(parameter.dtype)
-        return module
-
-    def onnx(self) -> onnx.ModelProto:
-        from harness.models.onnx_operators import replace_weights
-
-        return replace_weights(self._model.onnx(), self._weights)
-
-
-def run_oracle(job: OracleJob, registry: Registry, loaded: Loaded) -> OracleRun:
-    """The whole model with exactly quantized weights, in float32.
-
-    Raises:
-        MissingExtraError: the backend is not installed.
-    """
-    if not registry.backend(job.backend).probe().available:
-        raise MissingExtraError(job.backend, job.backend)
-    suite = loaded.get(job.suite)
-    weights = dequantized_weights(suite.operators, job.scheme)
-    backend = with_precision(registry.backend(job.backend), "fp32")
-    session = backend.load(_Replaced(suite.model, weights), None)  # type: ignore[arg-type]
-    try:
-        run = run_cases(session, suite.model, suite.cases, batch=job.suite.batch)
-    finally:
-        session.close()
-    return OracleRun(outputs=run.outputs, backend=job.backend)
-
-
-def with_precision(backend: Backend, precision: str) -> Backend:
-    """The backend as it computes an unquantized model in the given precision."""
-    if not hasattr(backend, "precision"):
-        raise UnsupportedError(
-            f"{backend.name} cannot be asked for {precision}: it has no `precision`"
-        )
-    chosen = copy.copy(backend)
-    chosen.precision = precision
-    return chosen

@@ -35,10 +35,11 @@ from harness.execution.jobs import (
 )
 from harness.execution.loaded import Loaded
 from harness.execution.messages import receive, send
+from harness.execution.oracle_run import run_oracle
 from harness.execution.preflight import look
 from harness.execution.reference_run import run_reference
 from harness.execution.repro_run import run_repro
-from harness.execution.target_run import run_oracle, run_target
+from harness.execution.target_run import run_target
 
 _PR_SET_PDEATHSIG = 1
 
