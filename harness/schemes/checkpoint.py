@@ -216,8 +216,10 @@ def with_stored_bias(scheme: Scheme, operator: Operator) -> Operator:
     """The operator with the bias that its layer in a file has.
 
     A file may hold it in 32 bits, corrected for what quantization does on average, or
-    apart from the product that is observed.
+    apart from the product that is observed. Of a scheme without a file it stays.
     """
+    if not scheme.checkpoint:
+        return operator
     layer = node_of_file(scheme, operator.name)
     if layer is None:
         return operator

@@ -96,7 +96,7 @@ class OperatorOracle:
     def __init__(self, operator: Operator, scheme: Scheme) -> None:
         self.scheme = scheme
         self.plan = plan_one(scheme, operator)
-        if scheme.checkpoint and self.plan.weights:
+        if self.plan.weights:
             operator = with_stored_bias(scheme, operator)
         self.operator = operator
         #: Both float32, which holds every decoded value exactly.

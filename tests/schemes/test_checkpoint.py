@@ -11,7 +11,8 @@ from harness.errors import ModelError, UnsupportedError
 from harness.models.checkpoint import Checkpoint
 from harness.models.types import Operator
 from harness.schemes.apply import plan_one, quantize_weight, static_scale
-from harness.schemes.checkpoint import scheme_of_checkpoint
+from harness.schemes.catalogue import SCHEMES
+from harness.schemes.checkpoint import scheme_of_checkpoint, with_stored_bias
 
 KEPT = Path(__file__).parents[1] / "models" / "checkpoints"
 DOWN = "model.layers.0.mlp.down_proj"
@@ -99,3 +100,15 @@ def test_mixed_checkpoint_is_refused(tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=r"2 ways \(fp8_e4m3, nvfp4\)"):
         scheme_of_checkpoint(folder)
+
+
+def test_without_a_file_an_operator_keeps_its_bias():
+    """What is asked of every scheme: most have no file."""
+    operator = Operator(
+        name="fc",
+        kind="linear",
+        weight=np.ones((2, 4), np.float32),
+        bias=np.array([1.0, 2.0], np.float32),
+    )
+
+    assert with_stored_bias(SCHEMES["int8"], operator) is operator
