@@ -100,9 +100,12 @@ class PlantedAnswers:
             self._session.run(self._server.given(inputs), capture=capture)
         )
 
-    def run_in_pieces(self, inputs: Mapping[str, Array], size: int) -> Any:
+    def run_in_pieces(
+        self, inputs: Mapping[str, Array], size: int, **options: Any
+    ) -> Any:
         """The same, a few tokens at a time."""
-        return self._seen(self._session.run_in_pieces(self._server.given(inputs), size))
+        given = self._server.given(inputs)
+        return self._seen(self._session.run_in_pieces(given, size, **options))
 
     def _seen(self, outputs: Any) -> Any:
         logits = self._server.logits(outputs["logits"])
