@@ -19,8 +19,8 @@ from typing import Any
 
 from harness.backends.analog_backend import AnalogBackend
 from harness.backends.registry import Registry, load_registry
-from harness.execution.assemble import Context, make_context
 from harness.execution.calibrated import calibrated
+from harness.execution.context import Context, make_context
 from harness.execution.device import observe
 from harness.execution.draws import run_draws
 from harness.execution.jobs import DrawsJob, DrawsRun

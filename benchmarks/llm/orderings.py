@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from harness.backends.registry import load_registry
-from harness.execution.assemble import drift_of, make_context
 from harness.execution.calibrated import calibrated
 from harness.execution.cases_run import run_cases
+from harness.execution.context import drift_of, make_context
 from harness.execution.loaded import Loaded
 from harness.execution.matrix import suite_ref
 from harness.execution.metrics_by_case import metrics

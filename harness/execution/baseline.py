@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import GoldenError
-from harness.execution.assemble import Context
+from harness.execution.context import Context
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import TargetRun
 from harness.execution.run_folder import EVIDENCE, read_report, target_folder

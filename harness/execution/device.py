@@ -16,13 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from harness.execution.assemble import (
-    REPLIES,
-    Context,
-    answers_of,
-    drift_of,
-    recorded_replies,
-)
+from harness.execution.answers import REPLIES, answers_of, recorded_replies
+from harness.execution.context import Context, drift_of
 from harness.execution.jobs import Draw, DrawsJob, DrawsRun, TargetJob, TargetRun
 from harness.judge.evidence import DeviceEvidence, DeviceSeries, DeviceTail
 from harness.judge.statistics.draws import draws_needed

@@ -19,14 +19,11 @@ from harness.errors import (
     MissingExtraError,
     UnsupportedError,
 )
-from harness.execution.assemble import (
-    Context,
-    assemble,
-    make_context,
-    recorded_replies,
-)
+from harness.execution.answers import recorded_replies
+from harness.execution.assemble import assemble
 from harness.execution.baseline import Baseline, whereabouts
 from harness.execution.calibrated import with_file
+from harness.execution.context import Context, make_context
 from harness.execution.device import device_of
 from harness.execution.diagnosis import with_diagnosis
 from harness.execution.golden_inventory import other_cases

@@ -16,7 +16,7 @@ from harness.backends.registry import load_registry
 from harness.behaviours.kinds import KINDS
 from harness.behaviours.types import Reply
 from harness.errors import GoldenCorrupt, GoldenError, GoldenMissing, ReferenceInvalid
-from harness.execution.assemble import REPLIES, answers_of
+from harness.execution.answers import REPLIES, answers_of
 from harness.execution.isolation import Worker
 from harness.execution.jobs import DescribeJob, Description, ReferenceJob, ReferenceRun
 from harness.execution.matrix import suite_ref

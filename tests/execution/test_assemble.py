@@ -10,7 +10,8 @@ import pytest
 
 from harness.backends.protocol import Arithmetic, Availability
 from harness.behaviours.types import Answer, Behaviour, Reply
-from harness.execution.assemble import Context, _tags, assemble
+from harness.execution.assemble import assemble
+from harness.execution.context import Context, tags_of
 from harness.execution.errors_by_case import paired
 from harness.execution.jobs import (
     REWRITTEN,
@@ -296,12 +297,12 @@ class Pairs(Kind):
 def test_a_question_and_its_variants_are_one_prompt():
     """Resampled together, also a variant of a variant; the others stand alone."""
     whole = with_variants(context({}), {"b": "a", "c": "b"})
-    assert set(clusters_of(_tags(whole), CASES)) == {"prompt:a"}
+    assert set(clusters_of(tags_of(whole), CASES)) == {"prompt:a"}
 
     part = with_variants(context({}), {"b": "a"})
-    assert clusters_of(_tags(part), CASES) == ("prompt:a", "prompt:a", "case:c")
+    assert clusters_of(tags_of(part), CASES) == ("prompt:a", "prompt:a", "case:c")
     document = with_variants(context({"a": ("document:d",)}), {"b": "a"})
-    assert clusters_of(_tags(document), CASES)[:2] == ("document:d", "document:d")
+    assert clusters_of(tags_of(document), CASES)[:2] == ("document:d", "document:d")
 
 
 def test_only_kinds_of_variants_see_variants():

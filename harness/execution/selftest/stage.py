@@ -14,8 +14,9 @@ import numpy as np
 from harness.backends.registry import Registry
 from harness.defects import Planting
 from harness.errors import BackendError, HarnessError, UnsupportedError, UsageError
-from harness.execution.assemble import Context, assemble, make_context
+from harness.execution.assemble import assemble
 from harness.execution.calibrated import with_file
+from harness.execution.context import Context, make_context
 from harness.execution.diagnosis import with_diagnosis
 from harness.execution.isolation import Worker
 from harness.execution.jobs import (
