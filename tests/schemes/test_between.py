@@ -130,7 +130,7 @@ def test_what_is_multiplied_may_be_rounded_to_a_narrower_type():
     assert 1e-3 / 3 < abs(float(total) - 4096) / 64 < 3e-3
     assert float((product - 1).abs().max()) < 3e-9
     assert float((plain - 2).abs().max()) < 3e-9
-    assert product_error("fp16") == 2.0**-10
+    assert product_error("fp16") == 2.0**-11
 
 
 def test_bounded_functions_get_an_absolute_error():
