@@ -1,14 +1,15 @@
 """Two operators behind one another: is what lies between them computed?
 
 A graph is rewritten where operators meet: a Quantize and Dequantize between them may be
-dropped, a Relu before it deleted, a sum rounded once too often. One operator alone, or
-one that is watched, shows nothing of it. So the model is run as it is, and only its
-output is read: the second operator is diagonal, and every element of its output is one
-element of what lay between, rounded as the scheme says.
+dropped, a Relu before it deleted, a sum rounded once too often, a scale moved past one
+of two that read it. One operator alone, or one that is watched, shows nothing of it. So
+the model is run as it is, and only its output is read: the second operator is diagonal,
+and every element of its output is one element of what lay between, rounded as the
+scheme says.
 
 A faithful backend computes the first product with errors of its own, so numbers near
-the middle of two codes may get either. An element is judged where the largest error
-that its arithmetic allows does not change its code.
+the middle of two codes may get either. Each element is held between the least and the
+largest that its arithmetic allows; it counts as judged where those are near.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from harness.conformance.rounding import full_scale, roundoff
 from harness.errors import UnsupportedError
 from harness.models.onnx_model import OnnxModel
 from harness.models.types import Operator
+from harness.numerics import find_format
 from harness.schemes.apply import plan_one, quantize_activation
 from harness.schemes.linear_algebra import product
 from harness.schemes.oracle import UNIT_ROUNDOFF, OperatorOracle, recoded
@@ -48,6 +50,9 @@ _EDGE: Final = 4 * 2.0**-24
 _MARGIN: Final = 1.1
 #: Stands for 0 where something is divided by it.
 _TINY: Final = 1e-30
+#: Least and largest value that an element may have, apart by this share of the largest
+#: element: near.
+_NEAR: Final = 0.1
 #: Share of the elements that has to be judged for the check to say anything.
 _JUDGED: Final = 0.05
 
@@ -61,6 +66,10 @@ class Chain:
     relu: bool = False
     #: The model's input is added to what the first operator gives.
     residual: bool = False
+    #: What the first operator gives is read twice: it is added to its Relu.
+    twice: bool = False
+    #: A convolution has a bias; a linear layer always has.
+    bias: bool = True
 
 
 CHAINS: Final = (
@@ -68,6 +77,14 @@ CHAINS: Final = (
     Chain("linear, Relu, linear", relu=True),
     Chain("linear, sum with the input, linear", residual=True),
     Chain("convolution, Relu, convolution", conv=True, relu=True),
+    Chain("linear, sum with its Relu, linear", twice=True),
+    Chain("convolution, sum with its Relu, convolution", conv=True, twice=True),
+    Chain(
+        "convolution without bias, sum with its Relu, convolution",
+        conv=True,
+        twice=True,
+        bias=False,
+    ),
 )
 
 
@@ -114,6 +131,8 @@ def _one(
     first_given = OperatorOracle(first, own)(x, accumulate="fp64", output="fp64")
     given = first_given.exact
     summed = given + x if kind.residual else given
+    if kind.twice:
+        summed = given + np.maximum(given, 0)
     between = np.maximum(summed, 0) if kind.relu else summed
     largest = float(np.abs(between).max())
     own = dataclasses.replace(own, calibration={**own.calibration, SECOND: largest})
@@ -127,31 +146,36 @@ def _one(
     open_code = np.zeros(given.shape, bool)
     if first_given.rounding is not None:
         error, open_code = _after_rounding(first_given.rounding, error)
+    if kind.twice:
+        error = error * 2
     error = error + roundoff(arithmetic) * (np.abs(summed) + np.abs(given))
     if kind.relu:
         # What is below zero whatever the error is exactly zero.
         error = np.where(summed < -error, 0.0, error)
-    expected, allowed, clear = _after(second, own, between, error, arithmetic)
-    clear &= ~open_code
+    found = _after(second, own, between, error, arithmetic)
+    clear, low, high = found.clear & ~open_code, found.low, found.high
     if scheme.outputs is not None:
-        rounding = Rounding(output_grid(second, own), expected, 0.0)
-        expected = rounding.grid.round(expected)
-        off, open_code = _after_rounding(rounding, allowed)
-        clear &= ~open_code
-        allowed = off + roundoff(arithmetic) * np.abs(expected)
-    if y.shape != expected.shape:
-        return 0, y.size, f"shape {y.shape}, but should be {expected.shape}"
-    off = clear & ~(np.abs(y - expected) <= allowed)
+        grid = output_grid(second, own)
+        low, high = low - _EDGE * np.abs(low), high + _EDGE * np.abs(high)
+        clear &= grid.codes(low) == grid.codes(high)
+        low, high = grid.round(low), grid.round(high)
+        low = low - roundoff(arithmetic) * np.abs(low)
+        high = high + roundoff(arithmetic) * np.abs(high)
+    if y.shape != low.shape:
+        return 0, y.size, f"shape {y.shape}, but should be {low.shape}"
+    held = clear | found.bounded
+    judged = int((held & (high - low <= _NEAR * np.abs(high).max())).sum())
+    off = held & ~((low <= y) & (y <= high))
     if not off.any():
-        return int(clear.sum()), y.size, ""
+        return judged, y.size, ""
     place = tuple(int(i) for i in np.argwhere(off)[0])
     how = "rounded" if plan_one(own, second).activations else "as it is"
     worst = (
-        f"{int(off.sum())} of {int(clear.sum())} elements wrong, first at {place}: "
-        f"{y[place]:.7g}, but should be {expected[place]:.7g} "
+        f"{int(off.sum())} of {y.size} elements wrong, first at {place}: "
+        f"{y[place]:.7g}, but should be {low[place]:.7g} to {high[place]:.7g} "
         f"[{between[place]:.7g} {how}, times the weight]"
     )
-    return int(clear.sum()), y.size, worst
+    return judged, y.size, worst
 
 
 def _range_of_results(
@@ -211,22 +235,35 @@ def _largest_error(
     return found
 
 
+@dataclass(frozen=True)
+class _After:
+    """What may come out, element by element."""
+
+    low: Array
+    high: Array
+    #: Where no error that is allowed changes a code.
+    clear: Array
+    #: Whether `low` and `high` hold where one does.
+    bounded: bool
+
+
 def _after(
     second: Operator,
     scheme: Scheme,
     between: Array,
     error: Array,
     arithmetic: Arithmetic,
-) -> tuple[Array, Array, Array]:
-    """What should come out, how far it may be off, and where that can be said."""
+) -> _After:
+    """What comes out of the second operator, given what may have reached it."""
     weight = np.diagonal(OperatorOracle(second, scheme).weight.reshape(_WIDTH, -1))
     by = weight.astype(np.float64)
     if second.kind == "conv":
         by = by[:, None]
+    everywhere = np.ones(between.shape, bool)
     if not plan_one(scheme, second).activations:
         expected = between * by
-        allowed = np.abs(by) * error + roundoff(arithmetic) * np.abs(expected)
-        return expected, allowed, np.ones(between.shape, bool)
+        slack = np.abs(by) * error + roundoff(arithmetic) * np.abs(expected)
+        return _After(expected - slack, expected + slack, everywhere, bounded=True)
     entry = quantize_activation(second, between.astype(np.float32), scheme)
     decoded = entry.dequantize().astype(np.float64)
     # A scale that is found from the data moves with the largest number of it, and the
@@ -235,11 +272,19 @@ def _after(
     largest = np.abs(between).max(axis=axes)
     moved = float((error.max(axis=axes) / np.maximum(largest, _TINY)).max())
     reach = np.copysign(error + moved * np.abs(between), between)
-    clear = np.ones(between.shape, bool)
+    ends = [decoded]
     for near in (between + reach, between - reach):
-        clear &= recoded(near.astype(np.float32), entry) == decoded
-    expected = decoded * by
-    return expected, (moved + roundoff(arithmetic)) * np.abs(expected), clear
+        again = recoded(near.astype(np.float32), entry)
+        ends.append(again.astype(np.float64))
+    clear = (ends[1] == decoded) & (ends[2] == decoded)
+    values = np.stack(ends) * by
+    # Scales that are rounded too may become the next ones, and all codes others.
+    bounded = find_format(entry.format).kind != "block"
+    if not bounded:
+        values = values[:1]
+    slack = (moved + roundoff(arithmetic)) * np.abs(values)
+    low, high = (values - slack).min(axis=0), (values + slack).max(axis=0)
+    return _After(low, high, clear, bounded)
 
 
 def write_chain(
@@ -258,11 +303,11 @@ def write_chain(
     weights = {"w1": weight, "w2": last[..., None]}
     if not kind.conv:
         weights = {"w1": weight.T, "w2": last.T}
-    weights["b1"] = bias
+    if kind.bias or not kind.conv:
+        weights["b1"] = bias
     if kind.conv:
-        nodes = [
-            helper.make_node("Conv", [INPUT, "w1", "b1"], ["h"], FIRST, pads=[1, 1])
-        ]
+        given = [INPUT, "w1", "b1"] if kind.bias else [INPUT, "w1"]
+        nodes = [helper.make_node("Conv", given, ["h"], FIRST, pads=[1, 1])]
     else:
         nodes = [
             helper.make_node("MatMul", [INPUT, "w1"], ["m"], FIRST),
@@ -272,9 +317,12 @@ def write_chain(
     if kind.residual:
         nodes.append(helper.make_node("Add", [between, INPUT], ["s"], "sum"))
         between = "s"
-    if kind.relu:
+    if kind.relu or kind.twice:
         nodes.append(helper.make_node("Relu", [between], ["r"], "relu"))
         between = "r"
+    if kind.twice:
+        nodes.append(helper.make_node("Add", ["h", between], ["s"], "sum"))
+        between = "s"
     operator = "Conv" if kind.conv else "MatMul"
     nodes.append(helper.make_node(operator, [between, "w2"], [OUTPUT], SECOND))
     axes: list[str | int] = ["n", _WIDTH, "t"] if kind.conv else ["n", _WIDTH]

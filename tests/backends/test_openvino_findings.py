@@ -233,3 +233,58 @@ def test_sixteen_bit_rounding_alone_compiles():
     tensors = [tensor(np.float32(0.5), "s"), tensor(np.int16(0), "z")]
 
     assert 0.5 == run(nodes, tensors, np.array([[0.3]], np.float32))[0, 0]
+
+
+def convolved(middle, *, bias=False):
+    """An INT8 convolution of one tap, [1, -0.5] to [2, -1], and nodes from `c` on."""
+    kind = TensorProto.FLOAT
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        node("DequantizeLinear", ["w", "t"], ["v"], axis=0),
+        node("Conv", ["d", "v", *(["b"] if bias else [])], ["c"]),
+        *middle,
+    ]
+    tensors = [
+        tensor(np.float32(1 / 64), "s"),
+        tensor(np.int8(0), "z"),
+        tensor(np.full((1, 1, 1), 64, np.int8), "w"),
+        tensor(np.full(1, 1 / 32, np.float32), "t"),
+        tensor(np.zeros(1, np.float32), "b"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, ["n", 1, 2])],
+        [helper.make_tensor_value_info("y", kind, None)],
+        tensors,
+    )
+    opset = [helper.make_opsetid("", 21)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    core = openvino.Core()
+    read = core.read_model(model.SerializeToString())
+    x = np.array([[[1, -0.5]]], np.float32)
+    return core.compile_model(read, "CPU", PINNED)({"x": x})[0][0, 0]
+
+
+TWICE = [node("Relu", ["c"], ["r"]), node("Add", ["c", "r"], ["y"])]
+
+
+def test_the_result_of_an_int8_convolution_is_read_twice():
+    """With a bias; and without one it is read once."""
+    np.testing.assert_allclose(convolved(TWICE, bias=True), [4, -1])
+    np.testing.assert_allclose(convolved([node("Relu", ["c"], ["y"])]), [2, 0])
+
+
+@deviates("the scale of a result with two readers is applied twice to one of them")
+def test_every_reader_of_an_int8_convolution_gets_its_result():
+    """2 + relu(2) is 2.001: the Relu reads 2 times 1/2048."""
+    np.testing.assert_allclose(convolved(TWICE), [4, -1])
+
+
+@deviates("the scale of a result with two readers is applied twice")
+def test_an_int8_convolution_is_squared():
+    """4 becomes 9.5e-7."""
+    np.testing.assert_allclose(
+        convolved([node("Mul", ["c", "c"], ["y"])]), [4, 1], rtol=1e-6
+    )

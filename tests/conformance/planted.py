@@ -40,6 +40,7 @@ FAULTS = (
     "drops_result",
     "drops_inner_result",
     "truncates_result",
+    "halves_second_reading",
 )
 
 
@@ -145,6 +146,9 @@ class PlantedSession:
             else:
                 y = sum(known)
             found[node.output[0]] = y
+            if self.fault == "halves_second_reading" and node.op_type == "Relu":
+                # What was before the Relu is read once more, if at all, by a sum.
+                found[node.input[0]] = known[0] / 2
         return found
 
     def run(self, inputs, *, capture=()):

@@ -59,6 +59,8 @@ def test_an_exact_backend_conforms(scheme):
         ("drops_inner", "nvfp4", "chain"),
         ("drops_relu", "mxfp8", "chain"),
         ("drops_relu", "int4", "chain"),
+        ("halves_second_reading", "int8_static", "chain"),
+        ("halves_second_reading", "mxfp4_weight_only", "chain"),
         ("fp16_sums", "int8_weight_only", "chain"),
     ],
 )
