@@ -251,7 +251,7 @@ def _by_quantizer(name: str, table: Mapping[str, Any]) -> Scheme:
     return Scheme(
         name=name,
         weights=_CHANNEL_INT8,
-        activations=_RANGE_UINT8 if quantizer.inputs else None,
+        activations=_RANGE_UINT8 if quantizer.rounds_inputs(options) else None,
         summary=f"as {given} makes it",
         quantizer=given,
         options=options,

@@ -3,7 +3,8 @@
 A quantizer is called with its own defaults but for the `options` of the scheme's table.
 Those of ONNX get the model in its normal form, so that operators keep their names, and
 write a file; torchao gets the module. What they make becomes the scheme's checkpoint.
-Their packages are imported when they are called.
+Their packages are imported when they are called, where they change what others import
+in a process of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import inspect
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,9 @@ from harness.errors import MissingExtraError, ModelError, UsageError
 from harness.files import write_bytes
 from harness.models.export import cache_folder
 from harness.models.types import Model
+from harness.schemes import modelopt_quantizer
+from harness.schemes.apart import quantize_apart
+from harness.schemes.quantizer_options import check_options
 from harness.schemes.torchao_configs import (
     CONFIGS,
     PREFIX,
@@ -58,13 +62,23 @@ class Quantizer:
     #: Whether it has inputs rounded too, and whether it is shown calls of the model.
     inputs: bool
     calibrated: bool
-    #: The function whose parameters the options are.
-    function: Callable[[], Callable[..., Any]]
-    #: Parameters that the harness gives.
-    given: tuple[str, ...]
     call: Callable[[Model, Sequence[Feeds], dict[str, Any], Path], None]
+    #: The function whose parameters the options are; None: `call` checks them.
+    function: Callable[[], Callable[..., Any]] | None = None
+    #: Parameters that the harness gives.
+    given: tuple[str, ...] = ()
+    #: What it imports, where that is not called as the distribution is.
+    imports: tuple[str, ...] = ()
+    #: Distributions beside it whose version makes the file another.
+    packages: tuple[str, ...] = ("onnx",)
+    #: Options with which it leaves inputs alone, though `inputs` says otherwise.
+    alone: Callable[[Options], bool] = field(default=lambda _: False)
     #: What it makes: a quantized ONNX file, or a folder of safetensors.
     file: bool = True
+
+    def rounds_inputs(self, options: Options) -> bool:
+        """Whether it has inputs rounded when it is called with these options."""
+        return self.inputs and not self.alone(options)
 
 
 def _ort(name: str) -> Callable[[], Callable[..., Any]]:
@@ -239,6 +253,16 @@ QUANTIZERS: Final[Mapping[str, Quantizer]] = {
         given=("model", "dataset"),
         call=_compress_weights,
     ),
+    modelopt_quantizer.NAME: Quantizer(
+        package="nvidia-modelopt",
+        extra="modelopt",
+        inputs=True,
+        calibrated=True,
+        call=functools.partial(quantize_apart, "modelopt"),
+        imports=modelopt_quantizer.IMPORTS,
+        packages=("onnx", "onnxruntime"),
+        alone=modelopt_quantizer.leaves_inputs_alone,
+    ),
     **{
         f"{PREFIX}{name}": Quantizer(
             package="torchao",
@@ -246,7 +270,6 @@ QUANTIZERS: Final[Mapping[str, Quantizer]] = {
             inputs=entry.activations is not None,
             calibrated=False,
             function=functools.partial(config_class, name),
-            given=(),
             call=functools.partial(_torchao, name),
             file=False,
         )
@@ -284,7 +307,7 @@ def quantized_file(name: str, options: Options, model: str, cases: str) -> Path:
     parts = [_VERSION, name, json.dumps(options, sort_keys=True), model]
     if quantizer.calibrated:
         parts.append(cases)
-    for package in sorted({quantizer.package, "onnx"}):
+    for package in sorted({quantizer.package, *quantizer.packages}):
         try:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -318,18 +341,13 @@ def quantize_model(
     if file.exists():
         return
     quantizer = find_quantizer(name)
-    if find_spec(quantizer.package) is None:
-        raise MissingExtraError(quantizer.package, quantizer.extra)
-    known = [
-        key
-        for key in inspect.signature(quantizer.function()).parameters
-        if key not in quantizer.given
-    ]
-    for key in options:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {known}"
-            raise UsageError(f"{name} has no option {key!r}; {hint}")
+    for module in quantizer.imports or (quantizer.package,):
+        if find_spec(module) is None:
+            raise MissingExtraError(module, quantizer.extra)
+    if quantizer.function is not None:
+        parameters = inspect.signature(quantizer.function()).parameters
+        known = [key for key in parameters if key not in quantizer.given]
+        check_options(name, options, known)
     shown = list(calls()) if quantizer.calibrated else []
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -340,9 +358,8 @@ def quantize_model(
             raise
         except Exception as error:  # noqa: BLE001 - a library may raise anything
             text = " ".join(str(error).split())[:400]
-            raise ModelError(
-                f"{name} fails on this model: {type(error).__name__}: {text}"
-            ) from None
+            kind = getattr(error, "kind", type(error).__name__)
+            raise ModelError(f"{name} fails on this model: {kind}: {text}") from None
         # Whole or not at all: two workers may make the same file.
         if quantizer.file:
             write_bytes(file, written.read_bytes())
