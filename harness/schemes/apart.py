@@ -1,8 +1,9 @@
 """Quantizers that run in a process of their own.
 
 Some change the interpreter that they are imported into: ModelOpt replaces methods of
-ONNX Runtime's quantizer, for everyone and for good. Model, calls and options are handed
-over as files; what comes back is a file too.
+ONNX Runtime's quantizer, for everyone and for good. Others have packages that do not go
+with ours, and an environment of their own. Model, calls and options are handed over as
+files; what comes back is a file too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from harness.environments import is_inside, launch, variables
 from harness.errors import UsageError
 from harness.files import write_json
 from harness.models.types import Model
@@ -54,6 +56,8 @@ def quantize_apart(
     calls: Sequence[Feeds],
     options: Mapping[str, Any],
     file: Path,
+    *,
+    environment: str = "",
 ) -> None:
     """Let a library's quantizer write a file.
 
@@ -63,9 +67,11 @@ def quantize_apart(
         calls: inputs of calls to calibrate with.
         options: what the quantizer is called with.
         file: where to; its folder takes what is handed over.
+        environment: name of the environment that it runs in; "": this one.
 
     Raises:
         UsageError: an option that it has not.
+        BackendError: the environment was not made.
         RaisedApart: it fails, or its process dies.
     """
     import onnx
@@ -80,12 +86,12 @@ def quantize_apart(
     }
     np.savez(folder / CALLS, **named)
     write_json(folder / OPTIONS, dict(options))
-    path = os.pathsep.join(path for path in sys.path if path)
+    command, given = _start(environment)
     done = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-m", MODULE, library, str(folder)],
+        [*command, library, str(folder)],
         cwd=folder,
         # What it leaves in its temporary folder goes with ours.
-        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(folder)},
+        env={**os.environ, **given, "TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -106,6 +112,14 @@ def quantize_apart(
             "no file", f"its process ended with {done.returncode}; it said: {words}"
         )
     (folder / MADE).replace(file)
+
+
+def _start(environment: str) -> tuple[list[str], Mapping[str, str]]:
+    """The command that runs our module, and its variables."""
+    if environment and not is_inside(environment):
+        return launch(environment, MODULE), variables(environment)
+    path = os.pathsep.join(path for path in sys.path if path)
+    return [sys.executable, "-m", MODULE], {"PYTHONPATH": path}
 
 
 def read_calls(file: Path) -> list[dict[str, Array]]:

@@ -17,6 +17,7 @@ from harness.schemes.apart import CALLS, FAILED, MADE, MODEL, OPTIONS, read_call
 #: Library -> module whose `quantize(model, calls, options, made)` writes its file.
 LIBRARIES: Final[Mapping[str, str]] = {
     "modelopt": "harness.schemes.modelopt_quantizer",
+    "quark": "harness.schemes.quark_quantizer",
 }
 
 

@@ -25,12 +25,21 @@ from typing import Any, Final
 
 import numpy as np
 
-from harness.errors import MissingExtraError, ModelError, UsageError
+from harness.environments import interpreter, is_inside, read_lock
+from harness.errors import MissingExtraError, ModelError, UnsupportedError, UsageError
 from harness.files import write_bytes
 from harness.models.export import cache_folder
 from harness.models.types import Model
-from harness.schemes import modelopt_quantizer
+from harness.schemes import modelopt_quantizer, quark_quantizer
 from harness.schemes.apart import quantize_apart
+from harness.schemes.onnx_quantizers import (
+    nncf_compress_weights,
+    nncf_function,
+    nncf_quantize,
+    ort_dynamic,
+    ort_function,
+    ort_static,
+)
 from harness.schemes.quantizer_options import check_options
 from harness.schemes.torchao_configs import (
     CONFIGS,
@@ -71,6 +80,8 @@ class Quantizer:
     imports: tuple[str, ...] = ()
     #: Distributions beside it whose version makes the file another.
     packages: tuple[str, ...] = ("onnx",)
+    #: Name of the environment that it lives in; "": ours, where its extra brings it.
+    environment: str = ""
     #: Options with which it leaves inputs alone, though `inputs` says otherwise.
     alone: Callable[[Options], bool] = field(default=lambda _: False)
     #: What it makes: a quantized ONNX file, or a folder of safetensors.
@@ -81,118 +92,21 @@ class Quantizer:
         return self.inputs and not self.alone(options)
 
 
-def _ort(name: str) -> Callable[[], Callable[..., Any]]:
-    def function() -> Callable[..., Any]:
-        from onnxruntime import quantization
-
-        found: Callable[..., Any] = getattr(quantization, name)
-        return found
-
-    return function
-
-
-def _nncf(name: str) -> Callable[[], Callable[..., Any]]:
-    def function() -> Callable[..., Any]:
-        import nncf
-
-        found: Callable[..., Any] = getattr(nncf, name)
-        return found
-
-    return function
-
-
-def _quantize_dynamic(
-    model: Model,
-    _: Sequence[Feeds],
-    options: dict[str, Any],
-    file: Path,
-) -> None:
-    _ort("quantize_dynamic")()(model.onnx(), str(file), **_ort_options(options))
-
-
-def _quantize_static(
+def _quark(
+    name: str,
     model: Model,
     calls: Sequence[Feeds],
     options: dict[str, Any],
     file: Path,
 ) -> None:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
-        def __init__(self) -> None:
-            self._calls = iter(calls)
-
-        def get_next(self) -> Feeds | None:
-            return next(self._calls, None)
-
-    _ort("quantize_static")()(
-        model.onnx(), str(file), Reader(), **_ort_options(options)
+    quantize_apart(
+        quark_quantizer.ENVIRONMENT,
+        model,
+        calls,
+        {**options, "config": name},
+        file,
+        environment=quark_quantizer.ENVIRONMENT,
     )
-
-
-def _ort_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Values of enumerations by their names."""
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
-
-    kinds = {
-        "weight_type": QuantType,
-        "activation_type": QuantType,
-        "quant_format": QuantFormat,
-        "calibrate_method": CalibrationMethod,
-    }
-    return {key: _member(kinds, key, value) for key, value in options.items()}
-
-
-def _quantize(
-    model: Model,
-    calls: Sequence[Feeds],
-    options: dict[str, Any],
-    file: Path,
-) -> None:
-    import nncf
-    import onnx
-
-    data = nncf.Dataset([dict(call) for call in calls])
-    options.setdefault("subset_size", len(calls))
-    onnx.save(nncf.quantize(model.onnx(), data, **_nncf_options(options)), str(file))
-
-
-def _compress_weights(
-    model: Model,
-    _: Sequence[Feeds],
-    options: dict[str, Any],
-    file: Path,
-) -> None:
-    import nncf
-    import onnx
-
-    onnx.save(nncf.compress_weights(model.onnx(), **_nncf_options(options)), str(file))
-
-
-def _nncf_options(options: dict[str, Any]) -> dict[str, Any]:
-    import nncf
-
-    kinds = {
-        "mode": nncf.CompressWeightsMode,
-        "preset": nncf.QuantizationPreset,
-        "target_device": nncf.TargetDevice,
-        "model_type": nncf.ModelType,
-    }
-    made = {key: _member(kinds, key, value) for key, value in options.items()}
-    if "ignored_scope" in made:
-        made["ignored_scope"] = nncf.IgnoredScope(**made["ignored_scope"])
-    return made
-
-
-def _member(kinds: Mapping[str, Any], key: str, value: Any) -> Any:
-    if key not in kinds:
-        return value
-    known = [name for name in dir(kinds[key]) if name[0].isupper()]
-    if value not in known:
-        raise UsageError(
-            f"options.{key}={value!r}, but should be one of {', '.join(known)}"
-        )
-    return getattr(kinds[key], value)
 
 
 def _torchao(
@@ -222,36 +136,36 @@ QUANTIZERS: Final[Mapping[str, Quantizer]] = {
         extra="onnxruntime",
         inputs=True,
         calibrated=False,
-        function=_ort("quantize_dynamic"),
+        function=ort_function("quantize_dynamic"),
         given=("model_input", "model_output"),
-        call=_quantize_dynamic,
+        call=ort_dynamic,
     ),
     "onnxruntime:quantize_static": Quantizer(
         package="onnxruntime",
         extra="onnxruntime",
         inputs=True,
         calibrated=True,
-        function=_ort("quantize_static"),
+        function=ort_function("quantize_static"),
         given=("model_input", "model_output", "calibration_data_reader"),
-        call=_quantize_static,
+        call=ort_static,
     ),
     "nncf:quantize": Quantizer(
         package="nncf",
         extra="nncf",
         inputs=True,
         calibrated=True,
-        function=_nncf("quantize"),
+        function=nncf_function("quantize"),
         given=("model", "calibration_dataset"),
-        call=_quantize,
+        call=nncf_quantize,
     ),
     "nncf:compress_weights": Quantizer(
         package="nncf",
         extra="nncf",
         inputs=False,
         calibrated=False,
-        function=_nncf("compress_weights"),
+        function=nncf_function("compress_weights"),
         given=("model", "dataset"),
-        call=_compress_weights,
+        call=nncf_compress_weights,
     ),
     modelopt_quantizer.NAME: Quantizer(
         package="nvidia-modelopt",
@@ -263,6 +177,17 @@ QUANTIZERS: Final[Mapping[str, Quantizer]] = {
         packages=("onnx", "onnxruntime"),
         alone=modelopt_quantizer.leaves_inputs_alone,
     ),
+    **{
+        f"{quark_quantizer.PREFIX}{name}": Quantizer(
+            package="amd-quark",
+            extra="",
+            inputs=True,
+            calibrated=True,
+            call=functools.partial(_quark, name),
+            environment=quark_quantizer.ENVIRONMENT,
+        )
+        for name in quark_quantizer.CONFIGS
+    },
     **{
         f"{PREFIX}{name}": Quantizer(
             package="torchao",
@@ -307,14 +232,36 @@ def quantized_file(name: str, options: Options, model: str, cases: str) -> Path:
     parts = [_VERSION, name, json.dumps(options, sort_keys=True), model]
     if quantizer.calibrated:
         parts.append(cases)
+    if quantizer.environment:
+        parts.append(read_lock(quantizer.environment).key)
+        return _file_of(parts, quantizer)
     for package in sorted({quantizer.package, *quantizer.packages}):
         try:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             parts.append(package)
+    return _file_of(parts, quantizer)
+
+
+def _file_of(parts: Sequence[str], quantizer: Quantizer) -> Path:
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
     end = ".onnx" if quantizer.file else ""
     return cache_folder() / "quantized" / f"{digest}{end}"
+
+
+def _check_installed(name: str, quantizer: Quantizer) -> None:
+    """Whether its packages, or its environment, are there."""
+    environment = quantizer.environment
+    if environment:
+        if not is_inside(environment) and interpreter(environment) is None:
+            raise UnsupportedError(
+                f"{name}: not set up; `quantharness setup {environment}` makes its "
+                f"environment ({read_lock(environment).size})"
+            )
+        return
+    for module in quantizer.imports or (quantizer.package,):
+        if find_spec(module) is None:
+            raise MissingExtraError(module, quantizer.extra)
 
 
 def quantize_model(
@@ -336,14 +283,13 @@ def quantize_model(
     Raises:
         UsageError: an option that the function has not.
         MissingExtraError: its package is not installed.
+        UnsupportedError: its environment was not made.
         ModelError: it fails on this model.
     """
     if file.exists():
         return
     quantizer = find_quantizer(name)
-    for module in quantizer.imports or (quantizer.package,):
-        if find_spec(module) is None:
-            raise MissingExtraError(module, quantizer.extra)
+    _check_installed(name, quantizer)
     if quantizer.function is not None:
         parameters = inspect.signature(quantizer.function()).parameters
         known = [key for key in parameters if key not in quantizer.given]

@@ -37,6 +37,56 @@ def quantize(onnx_path, quantize_mode="int8", calibration_data_reader=None,
     quantization.quantize_static(onnx_path, output_path, calibration_data_reader)
 """
 
+#: What stands in for Quark's classes.
+QUARK = """
+import dataclasses, enum, json, os, pathlib
+from onnxruntime import quantization
+from onnxruntime.quantization import CalibrationMethod
+
+class PowerOfTwoMethod(enum.Enum):
+    MinMSE = 1
+
+class ExtendedQuantType(enum.Enum):
+    QMX = 10
+
+@dataclasses.dataclass
+class QuantizationConfig:
+    calibrate_method: object = CalibrationMethod.MinMax
+    per_channel: bool = False
+    crypto_mode: bool = False
+    extra_options: dict = dataclasses.field(default_factory=lambda: {"own": 2})
+
+def get_default_config(name):
+    config = QuantizationConfig()
+    config.name = name
+    return config
+
+class Config:
+    def __init__(self, global_quant_config):
+        self.used = global_quant_config
+
+class ModelQuantizer:
+    def __init__(self, config):
+        self.used = config.used
+
+    def quantize_model(self, model, made, reader):
+        calls = list(iter(reader.get_next, None))
+        reader.reset_iter()
+        again = list(iter(reader.get_next, None))
+        seen = {
+            "config": self.used.name,
+            "per_channel": self.used.per_channel,
+            "calibrate_method": str(self.used.calibrate_method),
+            "extra_options": self.used.extra_options,
+            "calls": [call["x"].tolist() for call in calls],
+            "again": len(again),
+            "length": len(reader),
+        }
+        pathlib.Path(os.environ["STAND_IN_SEEN"]).write_text(json.dumps(seen))
+        reader.reset_iter()
+        quantization.quantize_static(model, made, reader)
+"""
+
 
 def stand_in(folder: Path, function: str, package: str, *others: str) -> Path:
     """Write modules that are found before those that are installed.

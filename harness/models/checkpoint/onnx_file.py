@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from harness.errors import MissingExtraError, ModelError
+from harness.errors import ModelError
 from harness.models.checkpoint.onnx_codes import DecodedBy, quantized_of
 from harness.models.checkpoint.onnx_constants import evaluated
+from harness.models.checkpoint.onnx_load import load_file
 from harness.models.checkpoint.onnx_rounded import rounded_codes
 from harness.models.onnx_operators import attributes
 from harness.numerics import Quantized
@@ -33,7 +34,11 @@ _PRODUCTS: Final = {"MatMul": None, "Gemm": 2, "Conv": 2}
 _INTEGER: Final = ("MatMulInteger", "ConvInteger")
 #: Kinds of node that hand on what they get, beside those that decode.
 _VIEWS: Final = frozenset({"Cast", "Reshape", "Transpose", "Mul", "Sub", "Identity"})
-_DECODES: Final = frozenset({"DequantizeLinear", "MatMulNBits", "DequantizeBFP"})
+_DECODES: Final = frozenset(
+    {"DequantizeLinear", "MatMulNBits", "DequantizeBFP"}
+    # AMD Quark's, the last two of which round and decode in one.
+    | {"ExtendedDequantizeLinear", "MXQuantizeDequantize", "BFPQuantizeDequantize"}
+)
 #: What ONNX Runtime's quantizer appends to the name of a node that it replaces: all of
 #: them, and a Gemm's as well.
 _APPENDED: Final = ("_quant", "_MatMul")
@@ -373,25 +378,6 @@ class OnnxCheckpoint:
             "DequantizeLinear, and MatMulInteger and ConvInteger after "
             "DynamicQuantizeLinear"
         )
-
-
-def load_file(file: Path) -> onnx.ModelProto:
-    """A model with its tensors.
-
-    Raises:
-        ModelError: it cannot be read, or a tensor's file is missing or elsewhere.
-        MissingExtraError: onnx is not installed.
-    """
-    try:
-        import onnx
-    except ImportError:
-        raise MissingExtraError("onnx", "onnx") from None
-    try:
-        # Refuses tensors outside of the file's folder by itself.
-        return onnx.load(str(file))
-    except Exception as error:  # noqa: BLE001 - protobuf's, OSError, ValueError
-        text = " ".join(str(error).split())[:300]
-        raise ModelError(f"{file}: not an ONNX model: {text}") from None
 
 
 def _plain(name: str) -> str:
