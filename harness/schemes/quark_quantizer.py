@@ -103,6 +103,10 @@ def _value(key: str, default: Any, value: Any) -> Any:
     if isinstance(default, dict) and isinstance(value, dict):
         return {**default, **value}
     if not isinstance(default, enum.Enum):
+        if default is not None and not isinstance(value, type(default)):
+            raise UsageError(
+                f"options.{key}={value!r}, but should be a {type(default).__name__}"
+            )
         return value
     members = {member.name: member for kind in _kinds(key) for member in kind}
     if value in members:

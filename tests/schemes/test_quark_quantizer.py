@@ -77,6 +77,8 @@ def test_configuration_options_and_calls_reach_it(seen, tmp_path):
     [
         ({"per_chanel": True}, "quark:XINT8 has no option 'per_chanel'; did you mean"),
         ({"crypto_mode": True}, "has no option 'crypto_mode'"),
+        ({"per_channel": "yes"}, "per_channel='yes', but should be a bool"),
+        ({"extra_options": 1}, "extra_options=1, but should be a dict"),
         ({"calibrate_method": "MinMsE"}, "one of MinMax, .*did you mean 'MinMSE'"),
     ],
 )
