@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -244,6 +245,13 @@ def _by_quantizer(name: str, table: Mapping[str, Any]) -> Scheme:
         )
     if not isinstance(options, dict):
         raise UsageError(f"scheme.{name}.options={options!r}, but should be a table")
+    try:
+        json.dumps(options)
+    except TypeError as error:
+        raise UsageError(
+            f"scheme.{name}.options={options!r}, but should hold texts, numbers, "
+            f"true, false, lists and tables alone ({error})"
+        ) from None
     try:
         quantizer = find_quantizer(given)
     except UsageError as error:
