@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
-from harness.backends.environments import interpreter, is_inside, read_lock
 from harness.backends.iree_module import Module, casts, open_model
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
@@ -30,6 +29,7 @@ from harness.backends.protocol import (
     Support,
     Variant,
 )
+from harness.environments import interpreter, is_inside, read_lock
 from harness.errors import BackendError, UnsupportedError
 from harness.models.types import Model
 from harness.numerics import find_format

@@ -35,13 +35,16 @@ def deployed_artifact(
         layer = node_of_file(scheme, name)
         assert layer is not None  # sanity check
         stored = layer.read()
+        scales = np.asarray(stored.scales)
+        # What is rounded when it runs is held in float32.
+        size = 4 * stored.codes.size if layer.rounded else len(stored.pack())
         value = decoded[tensor] if tensor else np.asarray(stored.dequantize())
         weights[name] = QuantizedTensor(
             format=stored.format,
             stored_as=layer.stored_as,
-            scales=np.asarray(stored.scales),
+            scales=scales,
             decoded=value.T if tensor and name in built.transposed else value,
-            nbytes=len(stored.pack()) + np.asarray(stored.scales).nbytes,
+            nbytes=size + scales.nbytes,
         )
         if built.plans[name].activations:
             rounded.append(name)

@@ -209,7 +209,7 @@ class Backend(Protocol):
     of its own, made by calling the class with `name` and the variant's options; and
     `preflight(model) -> Sequence[Finding]`, asked before anything is compiled; and
     `own_environment`, the name of the virtual environment that its worker runs in,
-    see `harness.backends.environments`.
+    see `harness.environments`.
     """
 
     name: str

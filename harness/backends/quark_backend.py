@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
-from harness.backends.environments import interpreter, is_inside, read_lock
 from harness.backends.onnx_build import support
 from harness.backends.onnx_session import Settings
 from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
 from harness.backends.protocol import Availability, Session, Support, Variant
+from harness.environments import interpreter, is_inside, read_lock
 from harness.errors import UnsupportedError
 from harness.models.types import Model, Operator
 from harness.numerics import find_format

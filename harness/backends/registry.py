@@ -16,8 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from harness.backends.environments import locks, variables
 from harness.backends.protocol import Backend, Variant
+from harness.environments import locks, variables
 from harness.errors import PluginError, UsageError
 from harness.schemes.types import Scheme
 

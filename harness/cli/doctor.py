@@ -75,7 +75,7 @@ def examine(plugins: list[str]) -> dict[str, Any]:
 
 def _folder(environment: str) -> str:
     """Where a backend's own environment lies; empty: it has none, or it is not made."""
-    from harness.backends.environments import folder_of, interpreter, read_lock
+    from harness.environments import folder_of, interpreter, read_lock
 
     if not environment or interpreter(environment) is None:
         return ""

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Make, delete or list environments."""
-    from harness.backends.environments import remove, set_up
+    from harness.environments import remove, set_up
     from harness.errors import UsageError
     from harness.reports.terminal import print_json
 
@@ -57,7 +57,7 @@ class _Shown:
     """Each package as pip comes to it, on standard error: it takes minutes."""
 
     def __init__(self, name: str) -> None:
-        from harness.backends.environments import read_lock
+        from harness.environments import read_lock
         from harness.reports.terminal import console
 
         lock = read_lock(name)
@@ -77,7 +77,7 @@ class _Shown:
 
 
 def _list(*, as_json: bool) -> int:
-    from harness.backends.environments import interpreter, locks, read_lock
+    from harness.environments import interpreter, locks, read_lock
     from harness.reports.terminal import print_json
 
     found = []

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness.backends.environments import VARIABLE, launch
+from harness.environments import VARIABLE, launch
 from harness.errors import BackendError, BackendTimeout, HarnessError
 from harness.execution.jobs import Job
 from harness.execution.messages import receive, send

@@ -5,8 +5,6 @@ Keeps the models it has loaded, so that the targets of a suite share one load.
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -40,13 +38,12 @@ from harness.execution.preflight import look
 from harness.execution.reference_run import run_reference
 from harness.execution.repro_run import run_repro
 from harness.execution.target_run import run_target
-
-_PR_SET_PDEATHSIG = 1
+from harness.processes import die_with_parent
 
 
 def main(arguments: list[str]) -> None:
     """Serve jobs until the parent closes the connection."""
-    _die_with_parent()
+    die_with_parent()
     connection = Connection(int(arguments[0]))
     registry: Registry | None = None
     loaded = Loaded()
@@ -68,12 +65,6 @@ def main(arguments: list[str]) -> None:
             send(connection, ("crashed", f"{type(error).__name__}: {text}"))
         else:
             send(connection, ("result", result))
-
-
-def _die_with_parent() -> None:
-    """Nothing is orphaned: the kernel ends us when the parent dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _work(

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from harness.backends.environments import interpreter, locks, read_lock
+from harness.environments import interpreter, locks, read_lock
 
 #: Packages whose version may change a number.
 _PACKAGES: Final = (

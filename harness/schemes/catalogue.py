@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -245,13 +246,20 @@ def _by_quantizer(name: str, table: Mapping[str, Any]) -> Scheme:
     if not isinstance(options, dict):
         raise UsageError(f"scheme.{name}.options={options!r}, but should be a table")
     try:
+        json.dumps(options)
+    except TypeError as error:
+        raise UsageError(
+            f"scheme.{name}.options={options!r}, but should hold texts, numbers, "
+            f"true, false, lists and tables alone ({error})"
+        ) from None
+    try:
         quantizer = find_quantizer(given)
     except UsageError as error:
         raise UsageError(f"scheme.{name}.quantizer: {error}") from None
     return Scheme(
         name=name,
         weights=_CHANNEL_INT8,
-        activations=_RANGE_UINT8 if quantizer.inputs else None,
+        activations=_RANGE_UINT8 if quantizer.rounds_inputs(options) else None,
         summary=f"as {given} makes it",
         quantizer=given,
         options=options,

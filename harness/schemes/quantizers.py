@@ -3,7 +3,8 @@
 A quantizer is called with its own defaults but for the `options` of the scheme's table.
 Those of ONNX get the model in its normal form, so that operators keep their names, and
 write a file; torchao gets the module. What they make becomes the scheme's checkpoint.
-Their packages are imported when they are called.
+Their packages are imported when they are called, where they change what others import
+in a process of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import inspect
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,10 +25,22 @@ from typing import Any, Final
 
 import numpy as np
 
-from harness.errors import MissingExtraError, ModelError, UsageError
+from harness.environments import interpreter, is_inside, read_lock
+from harness.errors import MissingExtraError, ModelError, UnsupportedError, UsageError
 from harness.files import write_bytes
 from harness.models.export import cache_folder
 from harness.models.types import Model
+from harness.schemes import modelopt_quantizer, quark_quantizer
+from harness.schemes.apart import quantize_apart
+from harness.schemes.onnx_quantizers import (
+    nncf_compress_weights,
+    nncf_function,
+    nncf_quantize,
+    ort_dynamic,
+    ort_function,
+    ort_static,
+)
+from harness.schemes.quantizer_options import check_options
 from harness.schemes.torchao_configs import (
     CONFIGS,
     PREFIX,
@@ -58,127 +71,42 @@ class Quantizer:
     #: Whether it has inputs rounded too, and whether it is shown calls of the model.
     inputs: bool
     calibrated: bool
-    #: The function whose parameters the options are.
-    function: Callable[[], Callable[..., Any]]
-    #: Parameters that the harness gives.
-    given: tuple[str, ...]
     call: Callable[[Model, Sequence[Feeds], dict[str, Any], Path], None]
+    #: The function whose parameters the options are; None: `call` checks them.
+    function: Callable[[], Callable[..., Any]] | None = None
+    #: Parameters that the harness gives.
+    given: tuple[str, ...] = ()
+    #: What it imports, where that is not called as the distribution is.
+    imports: tuple[str, ...] = ()
+    #: Distributions beside it whose version makes the file another.
+    packages: tuple[str, ...] = ("onnx",)
+    #: Name of the environment that it lives in; "": ours, where its extra brings it.
+    environment: str = ""
+    #: Options with which it leaves inputs alone, though `inputs` says otherwise.
+    alone: Callable[[Options], bool] = field(default=lambda _: False)
     #: What it makes: a quantized ONNX file, or a folder of safetensors.
     file: bool = True
 
-
-def _ort(name: str) -> Callable[[], Callable[..., Any]]:
-    def function() -> Callable[..., Any]:
-        from onnxruntime import quantization
-
-        found: Callable[..., Any] = getattr(quantization, name)
-        return found
-
-    return function
+    def rounds_inputs(self, options: Options) -> bool:
+        """Whether it has inputs rounded when it is called with these options."""
+        return self.inputs and not self.alone(options)
 
 
-def _nncf(name: str) -> Callable[[], Callable[..., Any]]:
-    def function() -> Callable[..., Any]:
-        import nncf
-
-        found: Callable[..., Any] = getattr(nncf, name)
-        return found
-
-    return function
-
-
-def _quantize_dynamic(
-    model: Model,
-    _: Sequence[Feeds],
-    options: dict[str, Any],
-    file: Path,
-) -> None:
-    _ort("quantize_dynamic")()(model.onnx(), str(file), **_ort_options(options))
-
-
-def _quantize_static(
+def _quark(
+    name: str,
     model: Model,
     calls: Sequence[Feeds],
     options: dict[str, Any],
     file: Path,
 ) -> None:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
-        def __init__(self) -> None:
-            self._calls = iter(calls)
-
-        def get_next(self) -> Feeds | None:
-            return next(self._calls, None)
-
-    _ort("quantize_static")()(
-        model.onnx(), str(file), Reader(), **_ort_options(options)
+    quantize_apart(
+        quark_quantizer.ENVIRONMENT,
+        model,
+        calls,
+        {**options, "config": name},
+        file,
+        environment=quark_quantizer.ENVIRONMENT,
     )
-
-
-def _ort_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Values of enumerations by their names."""
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
-
-    kinds = {
-        "weight_type": QuantType,
-        "activation_type": QuantType,
-        "quant_format": QuantFormat,
-        "calibrate_method": CalibrationMethod,
-    }
-    return {key: _member(kinds, key, value) for key, value in options.items()}
-
-
-def _quantize(
-    model: Model,
-    calls: Sequence[Feeds],
-    options: dict[str, Any],
-    file: Path,
-) -> None:
-    import nncf
-    import onnx
-
-    data = nncf.Dataset([dict(call) for call in calls])
-    options.setdefault("subset_size", len(calls))
-    onnx.save(nncf.quantize(model.onnx(), data, **_nncf_options(options)), str(file))
-
-
-def _compress_weights(
-    model: Model,
-    _: Sequence[Feeds],
-    options: dict[str, Any],
-    file: Path,
-) -> None:
-    import nncf
-    import onnx
-
-    onnx.save(nncf.compress_weights(model.onnx(), **_nncf_options(options)), str(file))
-
-
-def _nncf_options(options: dict[str, Any]) -> dict[str, Any]:
-    import nncf
-
-    kinds = {
-        "mode": nncf.CompressWeightsMode,
-        "preset": nncf.QuantizationPreset,
-        "target_device": nncf.TargetDevice,
-        "model_type": nncf.ModelType,
-    }
-    made = {key: _member(kinds, key, value) for key, value in options.items()}
-    if "ignored_scope" in made:
-        made["ignored_scope"] = nncf.IgnoredScope(**made["ignored_scope"])
-    return made
-
-
-def _member(kinds: Mapping[str, Any], key: str, value: Any) -> Any:
-    if key not in kinds:
-        return value
-    known = [name for name in dir(kinds[key]) if name[0].isupper()]
-    if value not in known:
-        raise UsageError(
-            f"options.{key}={value!r}, but should be one of {', '.join(known)}"
-        )
-    return getattr(kinds[key], value)
 
 
 def _torchao(
@@ -208,37 +136,58 @@ QUANTIZERS: Final[Mapping[str, Quantizer]] = {
         extra="onnxruntime",
         inputs=True,
         calibrated=False,
-        function=_ort("quantize_dynamic"),
+        function=ort_function("quantize_dynamic"),
         given=("model_input", "model_output"),
-        call=_quantize_dynamic,
+        call=ort_dynamic,
     ),
     "onnxruntime:quantize_static": Quantizer(
         package="onnxruntime",
         extra="onnxruntime",
         inputs=True,
         calibrated=True,
-        function=_ort("quantize_static"),
+        function=ort_function("quantize_static"),
         given=("model_input", "model_output", "calibration_data_reader"),
-        call=_quantize_static,
+        call=ort_static,
     ),
     "nncf:quantize": Quantizer(
         package="nncf",
         extra="nncf",
         inputs=True,
         calibrated=True,
-        function=_nncf("quantize"),
+        function=nncf_function("quantize"),
         given=("model", "calibration_dataset"),
-        call=_quantize,
+        call=nncf_quantize,
     ),
     "nncf:compress_weights": Quantizer(
         package="nncf",
         extra="nncf",
         inputs=False,
         calibrated=False,
-        function=_nncf("compress_weights"),
+        function=nncf_function("compress_weights"),
         given=("model", "dataset"),
-        call=_compress_weights,
+        call=nncf_compress_weights,
     ),
+    modelopt_quantizer.NAME: Quantizer(
+        package="nvidia-modelopt",
+        extra="modelopt",
+        inputs=True,
+        calibrated=True,
+        call=functools.partial(quantize_apart, "modelopt"),
+        imports=modelopt_quantizer.IMPORTS,
+        packages=("onnx", "onnxruntime"),
+        alone=modelopt_quantizer.leaves_inputs_alone,
+    ),
+    **{
+        f"{quark_quantizer.PREFIX}{name}": Quantizer(
+            package="amd-quark",
+            extra="",
+            inputs=True,
+            calibrated=True,
+            call=functools.partial(_quark, name),
+            environment=quark_quantizer.ENVIRONMENT,
+        )
+        for name in quark_quantizer.CONFIGS
+    },
     **{
         f"{PREFIX}{name}": Quantizer(
             package="torchao",
@@ -246,7 +195,6 @@ QUANTIZERS: Final[Mapping[str, Quantizer]] = {
             inputs=entry.activations is not None,
             calibrated=False,
             function=functools.partial(config_class, name),
-            given=(),
             call=functools.partial(_torchao, name),
             file=False,
         )
@@ -284,14 +232,36 @@ def quantized_file(name: str, options: Options, model: str, cases: str) -> Path:
     parts = [_VERSION, name, json.dumps(options, sort_keys=True), model]
     if quantizer.calibrated:
         parts.append(cases)
-    for package in sorted({quantizer.package, "onnx"}):
+    if quantizer.environment:
+        parts.append(read_lock(quantizer.environment).key)
+        return _file_of(parts, quantizer)
+    for package in sorted({quantizer.package, *quantizer.packages}):
         try:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             parts.append(package)
+    return _file_of(parts, quantizer)
+
+
+def _file_of(parts: Sequence[str], quantizer: Quantizer) -> Path:
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
     end = ".onnx" if quantizer.file else ""
     return cache_folder() / "quantized" / f"{digest}{end}"
+
+
+def _check_installed(name: str, quantizer: Quantizer) -> None:
+    """Whether its packages, or its environment, are there."""
+    environment = quantizer.environment
+    if environment:
+        if not is_inside(environment) and interpreter(environment) is None:
+            raise UnsupportedError(
+                f"{name}: not set up; `quantharness setup {environment}` makes its "
+                f"environment ({read_lock(environment).size})"
+            )
+        return
+    for module in quantizer.imports or (quantizer.package,):
+        if find_spec(module) is None:
+            raise MissingExtraError(module, quantizer.extra)
 
 
 def quantize_model(
@@ -313,23 +283,17 @@ def quantize_model(
     Raises:
         UsageError: an option that the function has not.
         MissingExtraError: its package is not installed.
+        UnsupportedError: its environment was not made.
         ModelError: it fails on this model.
     """
     if file.exists():
         return
     quantizer = find_quantizer(name)
-    if find_spec(quantizer.package) is None:
-        raise MissingExtraError(quantizer.package, quantizer.extra)
-    known = [
-        key
-        for key in inspect.signature(quantizer.function()).parameters
-        if key not in quantizer.given
-    ]
-    for key in options:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {known}"
-            raise UsageError(f"{name} has no option {key!r}; {hint}")
+    _check_installed(name, quantizer)
+    if quantizer.function is not None:
+        parameters = inspect.signature(quantizer.function()).parameters
+        known = [key for key in parameters if key not in quantizer.given]
+        check_options(name, options, known)
     shown = list(calls()) if quantizer.calibrated else []
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -340,9 +304,8 @@ def quantize_model(
             raise
         except Exception as error:  # noqa: BLE001 - a library may raise anything
             text = " ".join(str(error).split())[:400]
-            raise ModelError(
-                f"{name} fails on this model: {type(error).__name__}: {text}"
-            ) from None
+            kind = getattr(error, "kind", type(error).__name__)
+            raise ModelError(f"{name} fails on this model: {kind}: {text}") from None
         # Whole or not at all: two workers may make the same file.
         if quantizer.file:
             write_bytes(file, written.read_bytes())

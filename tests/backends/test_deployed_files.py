@@ -34,6 +34,15 @@ RECIPES = {
         "onnxruntime:quantize_static",
         INPUTS_ALONE | {"activation_type": "QUInt8", "per_channel": True},
     ),
+    "static, weights rounded when it runs": (
+        "onnxruntime:quantize_static",
+        INPUTS_ALONE
+        | {
+            "per_channel": True,
+            "extra_options": INPUTS_ALONE["extra_options"]
+            | {"AddQDQPairToWeight": True},
+        },
+    ),
     "static, FP8": (
         "onnxruntime:quantize_static",
         INPUTS_ALONE
@@ -100,7 +109,10 @@ def test_the_artifact_shows_what_the_file_holds(recipe, tmp_path):
         assert evidence.found == scheme.weights.format
         assert evidence.unexplained == 0
         assert evidence.from_model < 0.1
-        assert shown.nbytes < operator.weight.nbytes
+        rounded = "rounded" in shown.stored_as
+        assert rounded == (recipe == "static, weights rounded when it runs")
+        # It is the codes that are small: what is rounded later is not.
+        assert (shown.nbytes < operator.weight.nbytes) != rounded
 
 
 def altered(tmp_path, tensor, change):

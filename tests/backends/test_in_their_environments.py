@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.environments import interpreter, launch, variables
+from harness.environments import interpreter, launch, variables
 
 HERE = Path(__file__).parent
 FILES = {"iree": ("test_iree_backend.py", "test_iree_findings.py")}

@@ -12,11 +12,11 @@ import onnx.reference
 import pytest
 from onnx import helper, numpy_helper
 
-from harness.backends.environments import VARIABLE
 from harness.backends.onnx_tables import without_stored_fp8
 from harness.backends.protocol import Backend, Session
 from harness.backends.registry import load_registry
 from harness.compare.explained import Explained, weight_evidence
+from harness.environments import VARIABLE
 from harness.errors import BackendError, UnsupportedError, UsageError
 from harness.judge.statistics.quadratic import energy_factor
 from harness.models.onnx_model import OnnxModel

@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from harness.backends.environments import launch, variables
 from harness.backends.quark_backend import DOMAIN, QuarkBackend
 from harness.backends.registry import load_registry
 from harness.cli.main import main
+from harness.environments import launch, variables
 from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES, scheme_by_name, scheme_from_table
 

@@ -15,8 +15,8 @@ import textwrap
 import numpy as np
 import pytest
 
-from harness.backends.environments import interpreter, variables
 from harness.backends.quark_backend import QuarkBackend
+from harness.environments import interpreter, variables
 from harness.numerics import FORMATS, quantize
 
 REASON = QuarkBackend().probe().reason

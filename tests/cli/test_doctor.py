@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from harness.backends import environments
+from harness import environments
 from harness.cli.main import main
 
 PLUGIN = """

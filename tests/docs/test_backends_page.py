@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.environments import read_lock
 from harness.backends.registry import load_registry
 from harness.conformance import CHECKS, CheckReport, SchemeReport
+from harness.environments import read_lock
 from harness.schemes.catalogue import SCHEMES
 
 ROOT = Path(__file__).parents[2]

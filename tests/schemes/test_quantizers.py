@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import date
 
 import pytest
 
@@ -96,6 +97,10 @@ def test_another_file_for_all_that_makes_it_another(monkeypatch):
         ({"quantizer": "onnxruntime:quantize"}, "did you mean 'onnxruntime:quantize_"),
         ({"quantizer": 8}, "quantizer=8, but should be one of"),
         ({"quantizer": DYNAMIC, "options": 1}, "options=1, but should be a table"),
+        (
+            {"quantizer": DYNAMIC, "options": {"a": [date(2026, 1, 2)]}},
+            "but should hold texts, numbers, .*date is not JSON",
+        ),
         ({"quantizer": DYNAMIC, "weights": False}, "unknown key scheme.s.weights"),
     ],
 )

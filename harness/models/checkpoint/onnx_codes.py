@@ -63,6 +63,11 @@ def quantized_of(
     points = arrays[2] if len(arrays) > 2 else None
     name = FORMATS_OF_ONNX[kind]
     rank = codes.ndim
+    if how.block and how.axis % rank != (0 if how.transposed else 1):
+        raise ModelError(
+            f"its blocks lie along axis {how.axis} of {list(codes.shape)}, but should "
+            "lie along its inputs"
+        )
     by = _laid(np.asarray(scales, np.float32), rank, how)
     zero = None
     if name.endswith(("int8", "int4")) and points is not None:

@@ -1,9 +1,10 @@
 """A quantized ONNX file, as ONNX Runtime's quantizer, NNCF and their like write it.
 
-Read are the forms that engines know: `DequantizeLinear` of stored codes before a
-MatMul, Gemm or Conv, with or without `QuantizeLinear` and `DequantizeLinear` of its
-input; and `MatMulInteger` or `ConvInteger` after `DynamicQuantizeLinear`. What decodes
-codes in another way is an error: it would pass for a weight that was left alone.
+Read are the forms that engines know: `DequantizeLinear` of stored codes, or of what
+`QuantizeLinear` makes of a constant, before a MatMul, Gemm or Conv, with or without
+both of its input; and `MatMulInteger` or `ConvInteger` after `DynamicQuantizeLinear`.
+What decodes codes in another way is an error: it would pass for a weight that was left
+alone.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from harness.errors import MissingExtraError, ModelError
+from harness.errors import ModelError
 from harness.models.checkpoint.onnx_codes import DecodedBy, quantized_of
+from harness.models.checkpoint.onnx_constants import evaluated
+from harness.models.checkpoint.onnx_load import load_file
+from harness.models.checkpoint.onnx_rounded import rounded_codes
 from harness.models.onnx_operators import attributes
 from harness.numerics import Quantized
 
@@ -30,7 +34,11 @@ _PRODUCTS: Final = {"MatMul": None, "Gemm": 2, "Conv": 2}
 _INTEGER: Final = ("MatMulInteger", "ConvInteger")
 #: Kinds of node that hand on what they get, beside those that decode.
 _VIEWS: Final = frozenset({"Cast", "Reshape", "Transpose", "Mul", "Sub", "Identity"})
-_DECODES: Final = frozenset({"DequantizeLinear", "MatMulNBits", "DequantizeBFP"})
+_DECODES: Final = frozenset(
+    {"DequantizeLinear", "MatMulNBits", "DequantizeBFP"}
+    # AMD Quark's, the last two of which round and decode in one.
+    | {"ExtendedDequantizeLinear", "MXQuantizeDequantize", "BFPQuantizeDequantize"}
+)
 #: What ONNX Runtime's quantizer appends to the name of a node that it replaces: all of
 #: them, and a Gemm's as well.
 _APPENDED: Final = ("_quant", "_MatMul")
@@ -64,7 +72,8 @@ class StoredNode:
         result: tensor of its output, bias included where nothing stands between.
         decoded: tensor of the decoded weight; "": codes are multiplied.
         transposed: whether that is (in, out).
-        stored_as: ONNX element type of the codes.
+        stored_as: ONNX element type of the codes, or how they come to be.
+        rounded: whether the file holds float32, which is rounded when it runs.
     """
 
     name: str
@@ -76,6 +85,7 @@ class StoredNode:
     decoded: str
     transposed: bool
     stored_as: str
+    rounded: bool = False
 
     def read(self) -> Quantized:
         """The weight."""
@@ -108,6 +118,9 @@ class OnnxCheckpoint:
             for name in node.input:
                 self._consumers.setdefault(name, []).append(node)
         self._used: set[str] = set()
+        #: Decoded inputs of layers, and first outputs of the layers' nodes.
+        self._inputs: set[str] = set()
+        self._products: set[str] = set()
         #: Name -> layer, in order of the graph.
         self.layers: Mapping[str, StoredNode] = {
             layer.name: layer for layer in map(self._layer, graph.node) if layer
@@ -118,7 +131,7 @@ class OnnxCheckpoint:
             node.op_type in ("DequantizeLinear", "DynamicQuantizeLinear")
             and node.output[0] not in self._used
             for node in graph.node
-        )
+        ) + sum(map(self._goes_elsewhere, self._inputs))
 
     def _layer(self, node: onnx.NodeProto) -> StoredNode | None:
         if node.op_type in _INTEGER:
@@ -130,14 +143,13 @@ class OnnxCheckpoint:
         decoding = self._producers.get(node.input[1])
         if decoding is None or not self._holds_codes(node.input[1]):
             return None
-        if (
-            decoding.op_type != "DequantizeLinear"
-            or decoding.input[0] not in self._tensors
-        ):
+        if decoding.op_type != "DequantizeLinear":
             raise self._error(node, f"its weight comes by way of {decoding.op_type}")
         transposed = self._transposed(node)
+        rounding = self._producers.get(decoding.input[0])
         weight = self._weight(node, list(decoding.input), decoding, transposed)
         self._used.add(decoding.output[0])
+        self._products.add(node.output[0])
         x, inputs = self._input(node)
         result, bias = node.output[0], None
         place = _PRODUCTS[node.op_type]
@@ -156,7 +168,10 @@ class OnnxCheckpoint:
             result=result,
             decoded=node.input[1],
             transposed=transposed,
-            stored_as=self._type(decoding.input[0]),
+            stored_as=self._type(decoding.input[0])
+            if rounding is None
+            else "float32, rounded by QuantizeLinear when it runs",
+            rounded=rounding is not None,
         )
 
     def _integer(self, node: onnx.NodeProto) -> StoredNode:
@@ -196,7 +211,8 @@ class OnnxCheckpoint:
         transposed: bool,
     ) -> Quantized:
         """Codes, scales and zero points of constants, in torch's layout."""
-        arrays = [self._array(name) for name in parts if name]
+        codes, kind = self._codes(node, parts[0])
+        arrays = [codes, *(self._array(name) for name in parts[1:] if name)]
         if any(array is None for array in arrays):
             raise self._error(node, "the scales of its weight are no constants")
         found = attributes(decoding) if decoding is not None else {}
@@ -204,7 +220,30 @@ class OnnxCheckpoint:
         axis = int(found.get("axis", 1 if decoding is not None or transposed else 0))
         how = DecodedBy(axis, int(found.get("block_size", 0)), transposed)
         try:
-            return quantized_of(arrays, self._type(parts[0]), how)
+            return quantized_of(arrays, kind, how)
+        except ModelError as error:
+            raise self._error(node, str(error)) from None
+
+    def _codes(self, node: onnx.NodeProto, name: str) -> tuple[Array, str]:
+        """Codes that are stored, or that a constant is rounded to; their type."""
+        stored = self._array(name)
+        if stored is not None:
+            return stored, self._type(name)
+        rounding = self._producers[name]
+        if rounding.op_type != "QuantizeLinear":
+            raise self._error(node, f"its weight comes by way of {rounding.op_type}")
+        found = attributes(rounding)
+        weight, *given = [self._array(part) for part in rounding.input]
+        if weight is None or not given or any(part is None for part in given):
+            raise self._error(node, "what its weight is rounded with is no constant")
+        if found.get("block_size", 0):
+            raise self._error(node, "its weight is rounded in blocks")
+        kind = self._type(rounding.input[2]) if len(given) > 1 else "uint8"
+        points = given[1] if len(given) > 1 and kind.endswith("int8") else None
+        assert given[0] is not None  # sanity check
+        axis = int(found.get("axis", 1))
+        try:
+            return rounded_codes(weight, given[0], points, kind, axis), kind
         except ModelError as error:
             raise self._error(node, str(error)) from None
 
@@ -224,6 +263,7 @@ class OnnxCheckpoint:
         if not self._alike(rounding.input[1:], decoding.input[1:]):
             raise self._error(node, "its input is decoded with other scales")
         self._used.add(decoding.output[0])
+        self._inputs.add(decoding.output[0])
         point, kind = None, "uint8"
         if len(rounding.input) > 2:
             kind = self._type(rounding.input[2])
@@ -238,6 +278,14 @@ class OnnxCheckpoint:
             point = 0
         value = np.float32(scale.reshape(-1)[0])
         return rounding.input[0], StoredInput(names[kind], value, point)
+
+    def _goes_elsewhere(self, decoded: str) -> bool:
+        """Whether a layer's rounded input is a result, or what others compute with."""
+        users = self._consumers[decoded]
+        return decoded in {value.name for value in self.proto.graph.output} or any(
+            user.op_type != "Shape" and user.output[0] not in self._products
+            for user in users
+        )
 
     def _alike(self, first: Sequence[str], second: Sequence[str]) -> bool:
         """Whether constants are the same ones, or equal."""
@@ -263,9 +311,6 @@ class OnnxCheckpoint:
 
     def _constant(self, name: str) -> Array | None:
         """float32 constant: as it is, decoded or reshaped; None: it is none."""
-        import onnx
-        from onnx.reference import ReferenceEvaluator
-
         if name in self._tensors:
             return np.asarray(self._array(name), np.float32)
         nodes: list[onnx.NodeProto] = []
@@ -279,16 +324,8 @@ class OnnxCheckpoint:
                 return None
             nodes.insert(0, node)
             waiting.extend(filter(None, node.input))
-        held = {t for node in nodes for t in node.input if t in self._tensors}
-        part = onnx.ModelProto()
-        part.ir_version = self.proto.ir_version
-        part.opset_import.extend(self.proto.opset_import)
-        part.graph.node.extend(nodes)
-        part.graph.initializer.extend(self._tensors[t] for t in sorted(held))
-        part.graph.output.append(onnx.ValueInfoProto(name=name))
-        (value,) = ReferenceEvaluator(part).run([name], {})
         self._used |= {output for node in nodes for output in node.output}
-        return np.asarray(value, np.float32)
+        return evaluated(self.proto, nodes, self._tensors, name)
 
     def _transposed(self, node: onnx.NodeProto) -> bool:
         if node.op_type == "Gemm":
@@ -341,25 +378,6 @@ class OnnxCheckpoint:
             "DequantizeLinear, and MatMulInteger and ConvInteger after "
             "DynamicQuantizeLinear"
         )
-
-
-def load_file(file: Path) -> onnx.ModelProto:
-    """A model with its tensors.
-
-    Raises:
-        ModelError: it cannot be read, or a tensor's file is missing or elsewhere.
-        MissingExtraError: onnx is not installed.
-    """
-    try:
-        import onnx
-    except ImportError:
-        raise MissingExtraError("onnx", "onnx") from None
-    try:
-        # Refuses tensors outside of the file's folder by itself.
-        return onnx.load(str(file))
-    except Exception as error:  # noqa: BLE001 - protobuf's, OSError, ValueError
-        text = " ".join(str(error).split())[:300]
-        raise ModelError(f"{file}: not an ONNX model: {text}") from None
 
 
 def _plain(name: str) -> str:

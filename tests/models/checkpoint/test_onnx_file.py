@@ -91,6 +91,43 @@ def test_scales_that_onnx_does_not_define_are_refused(tmp_path):
         OnnxCheckpoint(file)
 
 
+def test_blocks_along_the_outputs_are_refused(tmp_path):
+    """Scales are those of blocks of inputs: ModelOpt names the other axis of a Gemm."""
+    file = one_layer(tmp_path, INT4, random(8, 1) ** 2, axis=1, block_size=4)
+
+    with pytest.raises(
+        ModelError, match=r"fc: its blocks lie along axis 1 of \[8, 4\]"
+    ):
+        OnnxCheckpoint(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "others"), [("Relu", 1), ("Identity", 1), ("Shape", 0)]
+)
+def test_a_rounded_input_that_goes_elsewhere_counts_as_rounded_between(
+    kind, others, tmp_path
+):
+    """A residual sum that gets the decoded input computes with rounded numbers."""
+    scale, zero = np.float32(0.1), np.int8(0)
+    rounding = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "xs", "xz"], ["x2"], name="d"),
+    ]
+    file = one_layer(tmp_path, INT8, np.float32(0.5))
+    proto = onnx.load(file)
+    (product,) = (node for node in proto.graph.node if node.name == "fc")
+    product.input[0] = "x2"
+    for node in (*rounding, helper.make_node(kind, ["x2"], ["z"], name="other")):
+        proto.graph.node.insert(0 if node in rounding else 3, node)
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(a), n)
+        for n, a in (("xs", scale), ("xz", zero))
+    )
+    onnx.save(proto, file)
+
+    assert OnnxCheckpoint(file).others == others
+
+
 def test_codes_by_way_of_another_node_are_refused(tmp_path):
     """A weight that is decoded otherwise may not pass for one that is left alone."""
     after = [helper.make_node("Mul", ["w", "w"], ["w2"], name="mul")]

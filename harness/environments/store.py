@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from harness.backends.environments.lock import Lock, read_lock
+from harness.environments.lock import Lock, read_lock
 from harness.errors import BackendError, UsageError
 from harness.files import write_json
 from harness.models.export import cache_folder
@@ -73,7 +73,7 @@ def variables(name: str) -> dict[str, str]:
     installed = [*packages, sysconfig.get_path("stdlib")]
     own = [path for path in sys.path if path and not _under(path, installed)]
     inherited = [path for path in sys.path if _under(path, packages)]
-    inherited.append(str(Path(__file__).parents[3]))
+    inherited.append(str(Path(__file__).parents[2]))
     return {
         VARIABLE: name,
         "PYTHONPATH": os.pathsep.join(own),

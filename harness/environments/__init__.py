@@ -1,7 +1,7 @@
-"""Virtual environments of backends whose packages do not go with others."""
+"""Virtual environments of what has packages that do not go with others."""
 
-from harness.backends.environments.lock import Lock, locks, read_lock
-from harness.backends.environments.store import (
+from harness.environments.lock import Lock, locks, read_lock
+from harness.environments.store import (
     VARIABLE,
     folder_of,
     interpreter,

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends import environments
-from harness.backends.environments import lock as lock_module
-from harness.backends.environments import store
+from harness import environments
 from harness.cli.main import main
+from harness.environments import lock as lock_module
+from harness.environments import store
 from harness.errors import BackendError, UsageError
 from harness.execution.isolation import Worker
 
