@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.backends.analog_crossbar import CrossbarLayer
-    from harness.backends.analog_layer import AnalogLayer, Crossbar
+    from harness.backends.analog_layer import Crossbar
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -157,7 +157,7 @@ class AnalogBackend(TorchBackend):
         operator: Operator,
         scheme: Scheme,
         plan: OperatorPlan,
-    ) -> AnalogLayer:
+    ) -> CrossbarLayer:
         """The layer on a crossbar."""
         from harness.backends.analog_layer import AnalogLayer
 
