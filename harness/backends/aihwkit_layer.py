@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from aihwkit.simulator.configs import TorchInferenceRPUConfig
 
 
-#: The unit of an output whose inputs are all 0, as `CrossbarLayer` gives it.
+#: The unit of a column, or of an output, of nothing but zeros; of `CrossbarLayer`.
 _NOTHING: Final = 1e-30
 
 
@@ -101,12 +100,40 @@ class AihwkitLayer(CrossbarLayer):
         from aihwkit.nn.conversion import convert_to_analog
 
         super().__init__(layer, operator, scheme, plan, lot=lot)
-        digital = copy.deepcopy(layer).float()
-        with torch.no_grad():
-            digital.weight.copy_(self.stored.decode())
-        self.analog: Any = convert_to_analog(digital, configuration(hardware)).eval()
+        # A column of zeros is scaled by 1, whatever the others are: its cells, which
+        # are noisy, then stand for weights of that size.
+        self.unit = torch.where(self.unit > _NOTHING, self.unit, 1.0)
+        made = configuration(hardware)
+        self.analog: Any = convert_to_analog(self._digital(), made).eval()
         self._compensations: dict[float, Compensation] = {}
         self.program(seed=0)
+
+    def _digital(self) -> torch.nn.Module:
+        """The layer with the weight that the scheme stores.
+
+        Along one axis it is a convolution along two, the first of length 1: those along
+        one need an index that aihwkit's torch tile does not have.
+        """
+        weight, operator = self.stored.decode(), self.operator
+        biased = self.bias is not None
+        digital: torch.nn.Linear | torch.nn.Conv2d
+        if operator.kind == "linear":
+            digital = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=biased)
+        else:
+            digital = torch.nn.Conv2d(
+                weight.shape[1],
+                weight.shape[0],
+                _pair(tuple(weight.shape[2:]), 1),
+                stride=_pair(operator.stride, 1),
+                padding=_pair(tuple(before for before, _ in operator.padding), 0),
+                dilation=_pair(operator.dilation, 1),
+                bias=biased,
+            )
+        with torch.no_grad():
+            digital.weight.copy_(weight.reshape(digital.weight.shape))
+            if digital.bias is not None:
+                digital.bias.copy_(self.bias)
+        return digital
 
     def program(self, seed: int, age: float = 0.0) -> None:
         """Become the device of a seed: programmed anew, then drifted.
@@ -119,6 +146,12 @@ class AihwkitLayer(CrossbarLayer):
             self.analog.program_analog_weights()
             self.analog.drift_analog_weights(age)
             self._reads = torch.get_rng_state()
+
+    def weights(self) -> T:
+        """As of `CrossbarLayer`; the same until it is drawn anew."""
+        (tile,) = self.analog.analog_tiles()
+        found: T = tile.tile.get_weights().detach()
+        return found.reshape(self.relative.shape)
 
     def reference(self) -> T:
         """The weight that aihwkit programs, read back from its crossbar."""
@@ -134,7 +167,9 @@ class AihwkitLayer(CrossbarLayer):
         given = self._given(x)
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self._reads)
-            y = self.analog(given)
+            along_one = self.operator.kind == "conv" and given.ndim == 3
+            y = self.analog(given.unsqueeze(2) if along_one else given)
+            y = y.squeeze(2) if along_one else y
             self._reads = torch.get_rng_state()
         result: T = y.to(x.dtype)
         return result
@@ -166,3 +201,9 @@ class AihwkitLayer(CrossbarLayer):
         shift = factor.mean * centre - self._product(given, self.stored.decode())
         unequal = max(factor.square - factor.mean**2, 0.0) * centre**2
         return shift, shift**2 + factor.square * spread + unequal
+
+
+def _pair(given: tuple[int, ...], first: int) -> tuple[int, int]:
+    """Of two axes; of one, with `first` for the one before it."""
+    one, two = given if len(given) == 2 else (first, *given)
+    return one, two

@@ -48,6 +48,10 @@ class CrossbarLayer(QuantizedLayer):
         """Become the device of a seed, `age` seconds after it was programmed."""
         raise NotImplementedError
 
+    def weights(self) -> T:
+        """What the cells hold now, beside `relative`: not compensated, read once."""
+        raise NotImplementedError
+
     def expected_error(self, x: T) -> tuple[T, T]:
         """Mean and mean square, over devices and reads, of each output minus the exact.
 

@@ -122,11 +122,15 @@ class AnalogLayer(CrossbarLayer):
         self.spread = self.drifted * quality * float(np.sqrt(span))
         self.spread *= self.array.cells.read
 
-    def read(self) -> T:
-        """The weight as one read finds it."""
+    def weights(self) -> T:
+        """As of `CrossbarLayer`; every read finds others."""
         noise = torch.randn(self.drifted.shape, generator=self.reads)
         cells = (self.drifted + self.spread * noise).clamp(min=0)
-        weight = (cells[0] - cells[1]) * self.unit * self.factor
+        return cells[0] - cells[1]
+
+    def read(self) -> T:
+        """The weight as one read finds it."""
+        weight = self.weights() * self.unit * self.factor
         weight[list(self.array.faults.dead.get(self.operator.name, ()))] = 0
         return weight * self.array.faults.scale.get(self.operator.name, 1.0)
 
