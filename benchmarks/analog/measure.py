@@ -5,6 +5,9 @@ lots with one fault each, judged alone and against a clean lot. Every lot's evid
 kept, so that it can be judged again without being drawn again.
 
     python benchmarks/analog/measure.py suites/vad --clean 41 --out OUT
+    python benchmarks/analog/measure.py suites/vad --backend aihwkit --out OUT
+
+A backend that has an environment of its own is drawn there.
 """
 
 from __future__ import annotations
@@ -13,12 +16,17 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.backends.analog_backend import AnalogBackend
+from harness.backends.aihwkit_backend import AihwkitBackend
+from harness.backends.analog_backend import AnalogBackend, AnalogSession
 from harness.backends.registry import Registry, load_registry
+from harness.environments import is_inside, launch, variables
 from harness.execution.calibrated import calibrated
 from harness.execution.context import Context, make_context
 from harness.execution.device import observe
@@ -46,6 +54,10 @@ FAULTS: Mapping[str, Mapping[str, Any]] = {
     "twice the read noise": {"read": 2.0},
     "programming noise 20% up": {"programming": 1.2},
 }
+BACKENDS: Mapping[str, type[AnalogBackend]] = {
+    "analog": AnalogBackend,
+    "aihwkit": AihwkitBackend,
+}
 
 
 def main() -> None:
@@ -54,9 +66,14 @@ def main() -> None:
     parser.add_argument("suite", type=Path)
     parser.add_argument("--clean", type=int, default=41)
     parser.add_argument("--operator", default="node_linear")
+    parser.add_argument("--backend", choices=BACKENDS, default="analog")
+    parser.add_argument("--fault", action="append", choices=FAULTS, help="of these")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    bench = Bench(given.suite, given.out)
+    own = getattr(BACKENDS[given.backend], "own_environment", "")
+    if own and not is_inside(own):
+        sys.exit(_again_inside(own))
+    bench = Bench(given.suite, given.out, given.backend)
     clean = [bench.lot(f"clean-{i:02}", {"lot": i}) for i in range(given.clean)]
     alarms = 0
     for before, now in itertools.pairwise(clean):
@@ -66,6 +83,8 @@ def main() -> None:
             print("ALARM", *alarm)
     print(f"clean lots against the one before: {alarms} alarms in {len(clean) - 1}")
     for index, (name, options) in enumerate(FAULTS.items()):
+        if name not in (given.fault or FAULTS):
+            continue
         text = json.dumps({**options, "lot": 1000 + index})
         chosen = json.loads(text.replace("OPERATOR", given.operator))
         lot = bench.lot(name.replace(" ", "-").replace("%", ""), chosen)
@@ -77,14 +96,24 @@ def main() -> None:
                 print(f"    {check.reason}")
 
 
-class Bench:
-    """A suite's analog target, drawn in this process."""
+def _again_inside(own: str) -> int:
+    """This command in an environment."""
+    here = {**os.environ, **variables(own)}
+    path = [here["PYTHONPATH"], str(Path(__file__).parent)]
+    here["PYTHONPATH"] = os.pathsep.join(path)
+    command = [*launch(own, Path(__file__).stem), *sys.argv[1:]]
+    return subprocess.run(command, env=here, check=False).returncode
 
-    def __init__(self, folder: Path, out: Path) -> None:
+
+class Bench:
+    """A suite's target of noisy hardware, drawn in this process."""
+
+    def __init__(self, folder: Path, out: Path, backend: str) -> None:
+        self.backend = backend
         registry = load_registry(())
         self.suite: Suite = load_suite(folder / "suite.toml", registry)
         self.target: Target = next(
-            target for target in self.suite.targets if target.backend == "analog"
+            target for target in self.suite.targets if target.backend == backend
         )
         self.out = out
         self.loaded = Loaded()
@@ -103,23 +132,25 @@ class Bench:
         path = self.out / f"{name}.json"
         if path.is_file():
             return evidence_from_dict(json.loads(path.read_text()))
-        backend = AnalogBackend(**options)
+        backend = BACKENDS[self.backend](**options)
+        assert issubclass(backend.session, AnalogSession)
+        ages = backend.session.ages
         registry = Registry()
         registry.add_backend(backend)
 
         def draw(seeds: tuple[int, ...]) -> DrawsRun:
             job = DrawsJob(
                 suite=self.ref,
-                backend="analog",
+                backend=self.backend,
                 scheme=calibrated(self.target.scheme, self.golden),
                 seeds=seeds,
-                ages=(0.0, 3600.0, 30 * 86400.0),
+                ages=ages,
             )
             return run_draws(job, registry, self.loaded, lambda *_: None)
 
         evidence = Evidence(
             suite=self.suite.name,
-            backend="analog",
+            backend=self.backend,
             scheme=self.target.scheme.name,
             seed=self.suite.seed,
             budgets=self.budgets,

@@ -23,7 +23,8 @@ from harness.schemes.types import Scheme
 if TYPE_CHECKING:
     import torch
 
-    from harness.backends.analog_layer import AnalogLayer, Crossbar
+    from harness.backends.analog_crossbar import CrossbarLayer
+    from harness.backends.analog_layer import Crossbar
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -34,6 +35,10 @@ _AGES: Final = (0.0, 3600.0, 30 * 86400.0)
 class AnalogSession(TorchSession):
     """A module on crossbars."""
 
+    #: What simulates them, and seconds after programming at which they are looked at.
+    simulator: ClassVar = "simulated phase-change memory"
+    ages: ClassVar[tuple[float, ...]] = _AGES
+
     def arithmetic(self) -> Arithmetic:
         """Noise in every run, and another mean as time goes by."""
         found = super().arithmetic()
@@ -42,9 +47,9 @@ class AnalogSession(TorchSession):
         layers = len(self._layers())
         return dataclasses.replace(
             found,
-            detail=f"{layers} layers on simulated phase-change memory",
+            detail=f"{layers} layers on {self.simulator}",
             determinism="drifts",
-            ages=_AGES,
+            ages=self.ages,
         )
 
     def draw(self, seed: int, *, age: float) -> None:
@@ -76,11 +81,11 @@ class AnalogSession(TorchSession):
             mean, square = self._crossbars()[operator].expected_error(given)
         return mean.numpy(), square.numpy()
 
-    def _crossbars(self) -> dict[str, AnalogLayer]:
-        from harness.backends.analog_layer import AnalogLayer
+    def _crossbars(self) -> dict[str, CrossbarLayer]:
+        from harness.backends.analog_crossbar import CrossbarLayer
 
         layers = self._layers().items()
-        return {n: layer for n, layer in layers if isinstance(layer, AnalogLayer)}
+        return {n: layer for n, layer in layers if isinstance(layer, CrossbarLayer)}
 
 
 class AnalogBackend(TorchBackend):
@@ -152,7 +157,7 @@ class AnalogBackend(TorchBackend):
         operator: Operator,
         scheme: Scheme,
         plan: OperatorPlan,
-    ) -> AnalogLayer:
+    ) -> CrossbarLayer:
         """The layer on a crossbar."""
         from harness.backends.analog_layer import AnalogLayer
 

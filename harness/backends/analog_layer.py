@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
 from torch import Tensor as T  # noqa: N817 - as short as it is frequent
 
+from harness.backends.analog_crossbar import CrossbarLayer
 from harness.backends.analog_device import (
     READ,
     START,
@@ -20,7 +20,6 @@ from harness.backends.analog_device import (
     exponents,
     programming_noise,
 )
-from harness.backends.torch_layers import QuantizedLayer
 from harness.models.types import Operator
 from harness.schemes.apply import OperatorPlan
 from harness.schemes.types import Scheme
@@ -65,7 +64,7 @@ class Crossbar:
     faults: Faults = field(default_factory=Faults)
 
 
-class AnalogLayer(QuantizedLayer):
+class AnalogLayer(CrossbarLayer):
     """The layer's quantized weight on two cells each, its input through a DAC.
 
     Args:
@@ -87,17 +86,12 @@ class AnalogLayer(QuantizedLayer):
         *,
         lot: int = 0,
     ) -> None:
-        super().__init__(layer, operator, scheme, plan)
-        self.native = ""
+        super().__init__(layer, operator, scheme, plan, lot=lot)
         self.array = array
-        self.lot = lot
-        weight = self.stored.decode()
-        axes = tuple(range(1, weight.ndim))
-        #: Weight that the largest conductance stands for, by column.
-        self.unit = weight.abs().amax(dim=axes, keepdim=True).clamp(min=1e-30)
-        relative = weight / self.unit
         #: Targets of the two cells of each weight.
-        self.target = torch.stack([relative.clamp(min=0), (-relative).clamp(min=0)])
+        self.target = torch.stack(
+            [self.relative.clamp(min=0), (-self.relative).clamp(min=0)]
+        )
         self._expected: dict[float, tuple[T, T, float]] = {}
         self.program(seed=0)
 
@@ -128,19 +122,22 @@ class AnalogLayer(QuantizedLayer):
         self.spread = self.drifted * quality * float(np.sqrt(span))
         self.spread *= self.array.cells.read
 
-    def read(self) -> T:
-        """The weight as one read finds it."""
+    def weights(self) -> T:
+        """As of `CrossbarLayer`; every read finds others."""
         noise = torch.randn(self.drifted.shape, generator=self.reads)
         cells = (self.drifted + self.spread * noise).clamp(min=0)
-        weight = (cells[0] - cells[1]) * self.unit * self.factor
+        return cells[0] - cells[1]
+
+    def read(self) -> T:
+        """The weight as one read finds it."""
+        weight = self.weights() * self.unit * self.factor
         weight[list(self.array.faults.dead.get(self.operator.name, ()))] = 0
         return weight * self.array.faults.scale.get(self.operator.name, 1.0)
 
     def forward(self, x: T) -> T:
         """DAC, array, noise, ADC, bias; in the dtype of the input."""
-        wide = x.to(torch.float32)
-        given = wide if self.activations is None else self._quantize(wide)
-        unit = self._output_unit(wide)
+        given = self._given(x)
+        unit = self._output_unit(x.to(torch.float32))
         y = self._product(given, self.read())
         array = self.array
         y = y + array.noise * unit * torch.randn(y.shape, generator=self.reads)
@@ -152,17 +149,11 @@ class AnalogLayer(QuantizedLayer):
         return self._biased(y).to(x.dtype)
 
     def expected_error(self, x: T) -> tuple[T, T]:
-        """Mean and mean square, over devices and reads, of each output minus the exact.
-
-        Of devices as they were measured, compensated and without broken columns,
-        whatever this one is; of what lies beyond the converter's range the mean is cut
-        off.
-        """
-        wide = x.to(torch.float32)
-        given = wide if self.activations is None else self._quantize(wide)
+        """As of `CrossbarLayer`, from the numbers of `analog_device`."""
+        given = self._given(x)
         mean, variance, factor = self._expectation()
         scale = self.unit * factor
-        unit = self._output_unit(wide)
+        unit = self._output_unit(x.to(torch.float32))
         step = 2 * self.array.bound / (2**self.array.bits - 2)
         converters = (self.array.noise**2 + step**2 / 12) * unit**2
         spread = self._product(given**2, (variance[0] + variance[1]) * scale**2)
@@ -185,55 +176,3 @@ class AnalogLayer(QuantizedLayer):
                 float(fresh.sum() / later.sum()),
             )
         return self._expected[self.age]
-
-    def _output_unit(self, x: T) -> T:
-        """Largest input times largest weight of each column, as outputs are shaped.
-
-        Inputs are those of one read: a row, or the patch under a convolution's kernel
-        in the channels of its group. Not 0, so that an input of zeros has no noise and
-        divides nothing by 0.
-        """
-        if self.operator.kind == "linear":
-            unit = x.abs().amax(dim=-1, keepdim=True) * self.unit.reshape(-1)
-        else:
-            column = self.unit.reshape(-1, *[1] * (x.ndim - 2))
-            unit = self._largest_in_patch(x) * column
-        return unit.clamp(min=1e-30)
-
-    def _largest_in_patch(self, x: T) -> T:
-        """Shape (batch, output channels, positions)."""
-        operator = self.operator
-        grouped = x.abs().unflatten(1, (operator.groups, -1)).amax(dim=2)
-        ends = [end for pair in reversed(operator.padding) for end in pair]
-        pool: Any = F.max_pool1d if x.ndim == 3 else F.max_pool2d
-        largest: T = pool(
-            F.pad(grouped, ends),
-            tuple(self.target.shape[3:]),
-            stride=operator.stride,
-            dilation=operator.dilation,
-        )
-        columns = self.target.shape[1] // operator.groups
-        return largest.repeat_interleave(columns, dim=1)
-
-    def _product(self, x: T, weight: T) -> T:
-        operator = self.operator
-        if operator.kind == "linear":
-            return F.linear(x, weight)
-        function: Any = F.conv1d if weight.ndim == 3 else F.conv2d
-        result: T = function(
-            x,
-            weight,
-            stride=operator.stride,
-            padding=tuple(before for before, _ in operator.padding),
-            dilation=operator.dilation,
-            groups=operator.groups,
-        )
-        return result
-
-    def _biased(self, y: T) -> T:
-        if self.bias is None:
-            return y
-        if self.operator.kind == "linear":
-            return y + self.bias
-        result: T = y + self.bias.reshape(-1, *[1] * (y.ndim - 2))
-        return result

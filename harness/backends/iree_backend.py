@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from harness.backends.apart import probe_from_outside
 from harness.backends.iree_module import Module, casts, open_model
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
@@ -29,7 +30,7 @@ from harness.backends.protocol import (
     Support,
     Variant,
 )
-from harness.environments import interpreter, is_inside, read_lock
+from harness.environments import is_inside
 from harness.errors import BackendError, UnsupportedError
 from harness.models.types import Model
 from harness.numerics import find_format
@@ -74,18 +75,8 @@ class IreeBackend:
 
     def probe(self) -> Availability:
         """Whether its environment was made; inside it, whether IREE works."""
-        lock = read_lock(ENVIRONMENT)
         if not is_inside(ENVIRONMENT):
-            made = interpreter(ENVIRONMENT) is not None
-            return Availability(
-                available=made,
-                version=lock.version(_PACKAGE) if made else "",
-                device="cpu llvm" if made else "",
-                reason=""
-                if made
-                else f"not set up; `quantharness setup {ENVIRONMENT}` makes its "
-                f"environment ({lock.size})",
-            )
+            return probe_from_outside(ENVIRONMENT, _PACKAGE, "cpu llvm")
         try:
             import iree.compiler
             import iree.runtime  # noqa: F401

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
+from harness.backends.apart import probe_from_outside
 from harness.backends.onnx_build import support
 from harness.backends.onnx_session import Settings
 from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
 from harness.backends.protocol import Availability, Session, Support, Variant
-from harness.environments import interpreter, is_inside, read_lock
+from harness.environments import is_inside
 from harness.errors import UnsupportedError
 from harness.models.types import Model, Operator
 from harness.numerics import find_format
@@ -74,19 +75,8 @@ class QuarkBackend(OnnxRuntimeBackend):
 
     def probe(self) -> Availability:
         """Whether its environment was made; inside it, whether Quark works."""
-        lock = read_lock(ENVIRONMENT)
         if not is_inside(ENVIRONMENT):
-            if interpreter(ENVIRONMENT) is None:
-                return Availability(
-                    available=False,
-                    reason=f"not set up; `quantharness setup {ENVIRONMENT}` makes its "
-                    f"environment ({lock.size})",
-                )
-            return Availability(
-                available=True,
-                version=lock.version("amd-quark"),
-                device="cpu",
-            )
+            return probe_from_outside(ENVIRONMENT, "amd-quark", "cpu")
         try:
             self._load_library()
         except Exception as error:  # noqa: BLE001 - a broken install must not raise here

@@ -24,6 +24,7 @@ from harness.schemes.types import Scheme
 _GROUPS: Final = ("backends", "schemes", "metrics", "behaviours", "defects")
 #: What ships, so that a source tree works without being installed.
 _OWN: Final = {
+    "aihwkit": "harness.backends.aihwkit_backend:AihwkitBackend",
     "analog": "harness.backends.analog_backend:AnalogBackend",
     "torch": "harness.backends.torch_backend:TorchBackend",
     "torch-compile": "harness.backends.torch_compile_backend:TorchCompileBackend",

@@ -13,6 +13,8 @@ EXAMPLE = "quantharness setup quark"
 _NAMED: Final = re.compile(
     r"(?:Collecting |Processing \S*/)([^\s=<>/]+?)(?=[\s=<>]|-\d|$)"
 )
+#: A step of what is compiled, as ninja counts it.
+_STEP: Final = re.compile(r"\[(\d+)/(\d+)\]")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,21 +56,32 @@ def execute(options: argparse.Namespace) -> int:
 
 
 class _Shown:
-    """Each package as pip comes to it, on standard error: it takes minutes."""
+    """Each package, and step of a compiler, as pip comes to it, on standard error.
+
+    It takes minutes.
+    """
 
     def __init__(self, name: str) -> None:
-        from harness.environments import read_lock
+        from harness.environments import NEEDS, read_lock
         from harness.reports.terminal import console
 
         lock = read_lock(name)
         self._console = console(stderr=True)
-        self._total = len(lock.requirements)
+        self._total = len(lock.requirements) + len(lock.sources)
+        self._sources = ", ".join(lock.sources)
         self._seen: set[str] = set()
         self._console.print(f"{name}: {lock.summary} ({lock.size})", markup=False)
+        if lock.needs:
+            needs = ", ".join(NEEDS[need].what for need in lock.needs)
+            text = f"{name}: {self._sources} is compiled here, with {needs}"
+            self._console.print(text, markup=False, soft_wrap=True)
 
     def __call__(self, line: str) -> None:
         found = _NAMED.match(line)
-        if found:
+        step = _STEP.match(line)
+        if step:
+            line = f"{self._sources}: compiling, step {step[1]} of {step[2]}"
+        elif found:
             self._seen.add(found[1])
             line = f"[{min(len(self._seen), self._total)}/{self._total}] {found[1]}"
         elif not line.startswith(("Installing", "Successfully")):

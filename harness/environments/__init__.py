@@ -11,13 +11,17 @@ from harness.environments.store import (
     set_up,
     variables,
 )
+from harness.environments.toolchain import NEEDS, Need, lacking
 
 __all__ = [
+    "NEEDS",
     "VARIABLE",
     "Lock",
+    "Need",
     "folder_of",
     "interpreter",
     "is_inside",
+    "lacking",
     "launch",
     "locks",
     "read_lock",

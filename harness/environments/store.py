@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.environments.lock import Lock, read_lock
+from harness.environments.toolchain import lacking
 from harness.errors import BackendError, UsageError
 from harness.files import write_json
 from harness.models.export import cache_folder
@@ -33,8 +34,9 @@ _READY: Final = "ready.json"
 _FIRST: Final = "torch"
 #: Bytes on the disk below which a failure is taken for a lack of them.
 _LITTLE: Final = 64 << 20
-#: Lines of a failed command that are shown.
+#: Lines of a failed command that are shown: the last, and of a compiler's the first.
 _SHOWN: Final = 6
+_ERRORS: Final = 3
 
 OnLine = Callable[[str], None]
 
@@ -113,12 +115,19 @@ def set_up(name: str, *, on_line: OnLine, force: bool = False) -> Path:
 
     Raises:
         UsageError: there is no such environment, or another process makes it.
-        BackendError: a command fails: no network, no space, no compiler.
+        BackendError: a command fails: no network, no space; or what compiling takes
+            is not here, which is said before anything is begun.
     """
     lock = read_lock(name)
     folder = folder_of(lock)
     if interpreter(name) is not None and not force:
         return folder
+    missing = lacking(lock.needs)
+    if missing:
+        raise BackendError(
+            f"{name}: {', '.join(lock.sources)} is compiled here, but what that takes "
+            "is missing:\n  " + "\n  ".join(missing)
+        )
     try:
         _make(lock, folder, on_line)
     except OSError as error:
@@ -141,11 +150,17 @@ def _make(lock: Lock, folder: Path, on_line: OnLine) -> None:
             _run([*pip, *first], f"installing {first[0]}", on_line, folder)
         if rest:
             _run([*pip, "--no-deps", *rest], "installing the rest", on_line, folder)
+        for source in lock.sources:
+            # Verbose: else pip keeps what is compiled to itself until it has failed.
+            compiled = ["-v", "--no-build-isolation", "--no-deps", source]
+            what = f"compiling {source}"
+            _run([*pip, *compiled], what, on_line, folder, _building(python))
         if lock.check:
             extensions = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions")}
             what = "its packages do not work"
             _run([str(python), "-c", lock.check], what, on_line, folder, extensions)
-        ready = {"lock": lock.requirements, "python": sys.version}
+        exact = (*lock.requirements, *lock.sources)
+        ready = {"lock": exact, "python": sys.version}
         write_json(folder / _READY, ready)
 
 
@@ -167,6 +182,13 @@ def _python(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
+def _building(python: Path) -> dict[str, str]:
+    """Variables of a build: its tools are the environment's, one job a processor."""
+    path = os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])
+    jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
+    return {"PATH": path, "CMAKE_BUILD_PARALLEL_LEVEL": jobs}
+
+
 def _under(path: str, folders: Sequence[str]) -> bool:
     return any(Path(path).is_relative_to(folder) for folder in folders)
 
@@ -182,6 +204,7 @@ def _run(
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= more or {}
     last: deque[str] = deque(maxlen=_SHOWN)
+    errors: list[str] = []
     with subprocess.Popen(  # noqa: S603 - our own interpreter
         command,
         stdin=subprocess.DEVNULL,
@@ -195,11 +218,17 @@ def _run(
         for line in process.stdout:
             if line.strip():
                 last.append(line.strip())
+                if "error: " in line.lower() and len(errors) < _ERRORS:
+                    errors.append(line.strip())
                 on_line(line.strip())
     if process.returncode:
+        first = [line for line in errors if line not in last]
         raise BackendError(
             f"{what}: {Path(command[0]).name} ended with {process.returncode}; its "
-            "last lines:\n  " + "\n  ".join(last) + _space(folder)
+            + ("errors and " if first else "")
+            + "last lines:\n  "
+            + "\n  ".join([*first, *last])
+            + _space(folder)
         )
 
 

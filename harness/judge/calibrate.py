@@ -256,6 +256,8 @@ def _table(kind: str, table: Mapping[str, Any]) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, dt.date):
         return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)  # "inf" and "nan", which JSON spells otherwise
     # A JSON string is a TOML basic string.
     return json.dumps(value, ensure_ascii=False)
 

@@ -12,7 +12,10 @@ import pytest
 from harness.environments import interpreter, launch, variables
 
 HERE = Path(__file__).parent
-FILES = {"iree": ("test_iree_backend.py", "test_iree_findings.py")}
+FILES = {
+    "aihwkit": ("test_aihwkit_backend.py", "test_aihwkit_findings.py"),
+    "iree": ("test_iree_backend.py", "test_iree_findings.py"),
+}
 
 
 @pytest.mark.quant_slow

@@ -250,7 +250,7 @@ def convolved(middle, *, bias=False):
         tensor(np.int8(0), "z"),
         tensor(np.full((1, 1, 1), 64, np.int8), "w"),
         tensor(np.full(1, 1 / 32, np.float32), "t"),
-        tensor(np.zeros(1, np.float32), "b"),
+        tensor(np.full(1, 0.25, np.float32), "b"),
     ]
     graph = helper.make_graph(
         nodes,
@@ -272,7 +272,7 @@ TWICE = [node("Relu", ["c"], ["r"]), node("Add", ["c", "r"], ["y"])]
 
 def test_the_result_of_an_int8_convolution_is_read_twice():
     """With a bias; and without one it is read once."""
-    np.testing.assert_allclose(convolved(TWICE, bias=True), [4, -1])
+    np.testing.assert_allclose(convolved(TWICE, bias=True), [4.5, -0.75])
     np.testing.assert_allclose(convolved([node("Relu", ["c"], ["y"])]), [2, 0])
 
 

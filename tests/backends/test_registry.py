@@ -17,8 +17,8 @@ from harness.schemes.catalogue import SCHEMES
 
 #: In the order that messages list them.
 SHIPPED = (
-    *("analog", "iree", "llama.cpp", "onnx-reference", "onnxruntime", "openvino"),
-    *("quark", "tensorrt", "torch", "torch-compile"),
+    *("aihwkit", "analog", "iree", "llama.cpp", "onnx-reference", "onnxruntime"),
+    *("openvino", "quark", "tensorrt", "torch", "torch-compile"),
 )
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,126 @@ def test_a_version_that_is_not_exact_is_named(locked, line):
     """With its file and line."""
     with pytest.raises(UsageError, match=r"tiny\.txt:2: .* should be NAME==VERSION"):
         locked(f"# Tiny.\n{line}\n")
+
+
+def test_what_is_compiled_is_exact_too(locked):
+    """Below its heading, and it counts as a version of the lock."""
+    lock = locked("# Tiny.\n# needs: c++, openblas\na==1\n\n[sources]\n# Why.\nb==2\n")
+    assert lock.requirements == ("a==1",)
+    assert lock.sources == ("b==2",)
+    assert lock.needs == ("c++", "openblas")
+    assert lock.version("b") == "2"
+    with pytest.raises(UsageError, match=r"tiny\.txt:3: .* should be NAME==VERSION"):
+        locked("# Tiny.\n[sources]\nb>=2\n")
+    with pytest.raises(UsageError, match=r"needs \['fortran'\], but should be of"):
+        locked("# Tiny.\n# needs: c++, fortran\n")
+
+
+def test_a_compiled_package_is_another_environment(locked):
+    """The same version as a wheel is another thing."""
+    wheel = store.folder_of(locked("# Tiny.\na==1\n"))
+    assert wheel != store.folder_of(locked("# Tiny.\n[sources]\na==1\n"))
+
+
+def test_what_compiling_lacks_is_named_before_it_begins(
+    locked, tmp_path, monkeypatch, capsys
+):
+    """Exit code 3, and nothing was made."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    locked("# Tiny.\n# size: 1 MB\n# needs: c++\n[sources]\nb==2\n")
+
+    assert main(["setup", "tiny"]) == 3
+
+    found = capsys.readouterr().err
+    assert "b==2 is compiled here, with a C++ compiler" in found
+    assert "what that takes is missing:" in found
+    assert "apt-get install g++" in found
+    assert not (tmp_path / "cache").exists()
+
+
+#: Builds a package by hand: says what it finds, and breaks if it is told to.
+BUILDS = """
+import os, sys, zipfile
+
+def build_wheel(folder, *rest):
+    print("[1/2] Building CXX object a.o")
+    print("a.cpp:1:10: fatal error: cblas.h: No such file" if {broken} else "fine")
+    for line in range(20):
+        print("noise", line)
+    first = os.environ["PATH"].split(os.pathsep)[0]
+    print("tool:", first == os.path.dirname(sys.executable))
+    print("jobs:", os.environ["CMAKE_BUILD_PARALLEL_LEVEL"])
+    if {broken}:
+        sys.exit(1)
+    name = "tiny_source-2-py3-none-any.whl"
+    info = "tiny_source-2.dist-info/"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
+        head = "Metadata-Version: 2.1\\nName: tiny-source\\nVersion: 2\\n"
+        wheel.writestr(info + "METADATA", head)
+        tag = "Root-Is-Purelib: true\\nTag: py3-none-any\\n"
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\n" + tag)
+        wheel.writestr(info + "RECORD", "")
+    return name
+"""
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "builds"
+backend-path = ["."]
+[project]
+name = "tiny-source"
+version = "2"
+"""
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """Writes that package into the only index there is; needs no network."""
+    index = tmp_path / "index"
+    index.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+
+    def write(*, broken):
+        folder = tmp_path / "tiny-source-2"
+        folder.mkdir()
+        (folder / "builds.py").write_text(BUILDS.format(broken=broken))
+        (folder / "pyproject.toml").write_text(PROJECT)
+        (folder / "PKG-INFO").write_text("Name: tiny-source\nVersion: 2\n")
+        with tarfile.open(index / "tiny-source-2.tar.gz", "w:gz") as archive:
+            archive.add(folder, "tiny-source-2")
+
+    return write
+
+
+@pytest.mark.quant_slow
+def test_a_source_is_compiled_with_the_environments_own_tools(
+    locked, source, monkeypatch, capsys
+):
+    """Its steps are shown as they come."""
+    monkeypatch.delenv("CMAKE_BUILD_PARALLEL_LEVEL", raising=False)
+    source(broken=False)
+    locked("# Tiny.\n# size: 1 MB\n[sources]\ntiny-source==2\n")
+    lines = []
+    store.set_up("tiny", on_line=lines.append)
+
+    assert "tool: True" in lines
+    assert f"jobs: {os.cpu_count()}" in lines
+    assert store.interpreter("tiny") is not None
+    assert main(["setup", "tiny", "--force"]) == 0
+    assert "tiny-source==2: compiling, step 1 of 2" in capsys.readouterr().err
+
+
+@pytest.mark.quant_slow
+def test_a_compiler_that_fails_shows_its_error(locked, source):
+    """Not only the last lines, which say that pip has failed."""
+    source(broken=True)
+    locked("# Tiny.\n[sources]\ntiny-source==2\n")
+    with pytest.raises(BackendError, match="compiling tiny-source==2") as failed:
+        store.set_up("tiny", on_line=lambda _: None)
+    assert "fatal error: cblas.h: No such file" in str(failed.value)
+    assert store.interpreter("tiny") is None
 
 
 def test_another_version_is_another_environment(locked):

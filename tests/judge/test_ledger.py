@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,6 +185,15 @@ def test_a_guilty_operator_is_accepted_by_name_and_size(
 
     expected = Verdict.CHANGED if accepted else Verdict.DEFECT
     assert found.verdict is expected
+
+
+def test_a_limit_without_end_survives_a_rewrite_of_the_ledger():
+    """An accepted NaN has one; TOML does not spell it as JSON does."""
+    limits = {"fc": math.inf, "out": 0.5}
+    entry = {"target": "b/int8", "check": "explained", "limit": math.inf}
+    text = ledger_text([], [{**entry, "operators": limits}])
+    (found,) = tomllib.loads(text)["acknowledgement"]
+    assert found == {**entry, "operators": limits}
 
 
 def test_acknowledgements_survive_a_rewrite_of_the_ledger(tmp_path):

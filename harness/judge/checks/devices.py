@@ -142,10 +142,9 @@ def _drift(
     findings: Findings,
 ) -> None:
     """The geometric mean of the devices' drift against its budget."""
-    age = age_text(series.age)
-    name = "drift" if series.age == 0 else f"drift[{age}]"
+    name = _named("drift", series, device)
     budget = evidence.budgets.get(name) or evidence.budgets.get("drift")
-    if budget is None and series.age == 0:
+    if budget is None and name == "drift":
         budget = theory_drift(evidence)
     test = f"distance:{name}"
     level = levels.of(test)
@@ -164,6 +163,12 @@ def _drift(
         limit = math.log(max(budget.limit, 1e-30))
         findings.tests[test] = mean_above(logs(series.values), limit)
         findings.results.append(_within(found, budget, device, level))
+
+
+def _named(what: str, series: DeviceSeries, device: DeviceEvidence) -> str:
+    """What is measured of the youngest devices has no age in its name."""
+    youngest = min(entry.age for entry in _of(device, series.kind))
+    return what if series.age == youngest else f"{what}[{age_text(series.age)}]"
 
 
 def _within(
@@ -207,7 +212,6 @@ def _answers(
     findings: Findings,
 ) -> None:
     """Right answers lost on average over devices, against the margin."""
-    age = age_text(series.age)
     stated = evidence.budgets.get(f"behaviour.{series.of}.loss")
     entry = next((e for e in evidence.behaviours if e.name == series.of), None)
     if stated is not None:
@@ -217,7 +221,7 @@ def _answers(
     else:
         margin, source = published_margin(evidence)
     loss = series.values - device.reference_wrong.get(series.of, 0.0)
-    where = f"{series.of}.loss" if series.age == 0 else f"{series.of}.loss[{age}]"
+    where = _named(f"{series.of}.loss", series, device)
     test = f"behaviour:{where}"
     p, level = mean_above(loss, margin), levels.of(test)
     findings.tests[test] = p

@@ -155,6 +155,22 @@ def test_drift_beyond_its_budget_fails(check):
     assert found.reason.startswith("drift[1 d]=")
 
 
+def test_the_youngest_devices_need_not_be_new(check):
+    """Whatever the first age is: its numbers have plain names, held by budgets."""
+    later = {age: age + 25 for age in AGES}
+    now = device()
+    moved = dataclasses.replace(
+        now,
+        series=tuple(dataclasses.replace(s, age=later[s.age]) for s in now.series),
+        tails=tuple(dataclasses.replace(t, age=later[t.age]) for t in now.tails),
+    )
+    found = check(moved)
+
+    assert found.verdict is Verdict.PASS, found.reason
+    assert found.measurements["drift"].budget == DRIFT.limit
+    assert "behaviour.labels.loss" in found.measurements
+
+
 def test_a_budget_that_few_draws_cannot_resolve_is_inconclusive(check):
     """Wide interval across the limit: not a pass."""
     wide = device(drift=lambda v, _: 0.35 * (v / 0.3) ** 6)
