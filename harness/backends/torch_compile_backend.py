@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from harness.backends.protocol import Arithmetic, Availability
 from harness.backends.torch_backend import TorchBackend, TorchSession
@@ -20,6 +20,10 @@ from harness.errors import BackendError
 
 if TYPE_CHECKING:
     import torch
+
+
+#: Sets of shapes that a layer is compiled for: torch's own limit of a function.
+_SHAPES: Final = 8
 
 
 class CompiledSession(TorchSession):
@@ -37,6 +41,9 @@ class CompiledSession(TorchSession):
         import torch
 
         self._compiled = torch.compile(super()._call)
+        # Where a graph breaks, layers are compiled one by one, and those of one class
+        # share torch's count.
+        self._limit = _SHAPES * sum(1 for _ in self.module.modules())
         self._proved = False
 
     def _call(self, feeds: Mapping[str, torch.Tensor]) -> Any:
@@ -44,7 +51,13 @@ class CompiledSession(TorchSession):
         from torch._dynamo.utils import counters
 
         before = _graphs(counters)
-        with config.patch(fail_on_recompile_limit_hit=True):
+        limits = {
+            "recompile_limit": self._limit,
+            "accumulated_recompile_limit": max(
+                self._limit, config.accumulated_recompile_limit
+            ),
+        }
+        with config.patch(fail_on_recompile_limit_hit=True, **limits):
             found = self._compiled(feeds)
         self._proved |= _graphs(counters) > before
         if not self._proved:

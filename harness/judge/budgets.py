@@ -6,6 +6,7 @@ In order: the ledger `budgets.toml` (reasoned, dated, tied to the model), the
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import functools
 import math
@@ -70,6 +71,9 @@ def budgets_for(
 ) -> dict[str, Budget]:
     """Every stated budget of a target by metric.
 
+    How far a model may drift is said of a scheme as much as of an engine: a target that
+    the suite does not have is held to the least that is stated for its scheme.
+
     Defaults that need measurements (`theory_drift`) are added by the check that uses
     them.
 
@@ -83,6 +87,18 @@ def budgets_for(
     for entry in _entries(suite, model_fingerprint, today):
         if entry.kind == "budget" and entry.covers(target.name):
             found[entry["metric"]] = _budget(entry)
+    if "drift" not in found and target.name not in {t.name for t in suite.targets}:
+        others = [t for t in suite.targets if t.scheme.name == target.scheme.name]
+        stated = [
+            dataclasses.replace(budget, source=f"as {other.name}: {budget.source}")
+            for other in others
+            for budget in budgets_for(
+                suite, other, model_fingerprint, today=today
+            ).values()
+            if budget.metric == "drift"
+        ]
+        if stated:
+            found["drift"] = min(stated, key=lambda budget: budget.limit)
     return found
 
 

@@ -18,6 +18,7 @@ from harness.judge.budgets import acknowledgements_for, budgets_for, format_nois
 from harness.judge.calibrate import Proposal, ledger_text, propose
 from harness.judge.evidence import Budget, MetricEvidence
 from harness.judge.types import Verdict
+from harness.schemes.catalogue import SCHEMES
 
 TODAY = dt.date(2026, 8, 1)
 BUDGET = """\
@@ -50,7 +51,7 @@ model = "onnx:1"
 @dataclass
 class Target:
     name: str = "torch/fp8_e4m3"
-    scheme: object = None
+    scheme: object = field(default_factory=lambda: SCHEMES["fp8_e4m3"])
     budgets: dict = field(default_factory=lambda: {"drift": (0.2, "suite.toml:9")})
 
 
@@ -74,6 +75,20 @@ def test_without_a_ledger_the_suite_speaks(tmp_path):
 
     assert found["drift"].limit == 0.2
     assert found["drift"].source == "suite.toml:9"
+
+
+def test_a_target_beside_the_suite_is_held_to_what_its_scheme_is(tmp_path):
+    """The least of what others of the scheme have; of another scheme, to nothing."""
+    loose = Target(name="onnx/fp8_e4m3", budgets={"drift": (0.3, "suite.toml:12")})
+    suite = Suite(tmp_path, targets=(loose, Target()))
+    fp8 = Target(name="new/fp8_e4m3", budgets={})
+    int8 = Target(name="new/int8", scheme=SCHEMES["int8"], budgets={})
+
+    found = budgets_for(suite, fp8, "onnx:1", today=TODAY)["drift"]
+    assert found.limit == 0.2
+    assert found.source == "as torch/fp8_e4m3: suite.toml:9"
+    assert budgets_for(suite, loose, "onnx:1", today=TODAY)["drift"].limit == 0.3
+    assert not budgets_for(suite, int8, "onnx:1", today=TODAY)
 
 
 def test_the_ledger_goes_before_the_suite_and_says_why(tmp_path):
