@@ -70,8 +70,8 @@ def quantize_ggml(x: Array, tensor: TensorScheme, *, nudge: float = 1.0) -> Quan
 
     Args:
         x: float32, rows of whole blocks; values that are not finite count as zero, and
-            all that share a scale with one decode to NaN. llama.cpp does so but for NaN
-            in Q8_K, which it takes for zero: what it loses there is not the oracle's.
+            all that share a scale with one decode to NaN. llama.cpp's kernels take NaN
+            for zero and leave it at that: docs/deviations.md.
         tensor: checked by `check_ggml`.
         nudge: factor of every element after its block's scale was found, for codes
             that last-bit arithmetic decides.
