@@ -72,15 +72,15 @@ def quantize_ggml(x: Array, tensor: TensorScheme, *, nudge: float = 1.0) -> Quan
         x: float32, rows of whole blocks; values that are not finite count as zero, and
             all that share a scale with one decode to NaN. llama.cpp's kernels take NaN
             for zero and leave it at that: docs/deviations.md.
-        tensor: checked by `check_ggml`.
+        tensor: checked by `check_ggml`. Where a mistake is imitated that makes blocks
+            of another size, the type with the next smaller ones stands for it.
         nudge: factor of every element after its block's scale was found, for codes
             that last-bit arithmetic decides.
 
     Raises:
         NumericsError: rows that are not whole blocks.
     """
-    kind = ggml_kind(tensor)
-    assert kind is not None  # sanity check
+    kind = ggml_kind(tensor) or _nearest_kind(tensor)
     finite = np.isfinite(x)
     found = quantize_gguf(np.where(finite, x, np.float32(0)), kind, nudge=nudge)
     if not finite.all():
@@ -88,3 +88,13 @@ def quantize_ggml(x: Array, tensor: TensorScheme, *, nudge: float = 1.0) -> Quan
         bad = ~finite.reshape(*x.shape[:-1], -1, group).all(axis=-1)
         found.scales[bad] = np.nan
     return found
+
+
+def _nearest_kind(tensor: TensorScheme) -> str:
+    """The type of the format with the largest blocks that are not larger."""
+    found = sorted(
+        (g, kind) for (fmt, g), kind in KINDS.items() if fmt == tensor.format
+    )
+    assert found  # sanity check
+    smaller = [kind for group, kind in found if group <= (tensor.block or 0)]
+    return smaller[-1] if smaller else found[0][1]

@@ -123,3 +123,15 @@ def test_inputs_of_both_sizes_are_told():
     """For activations 256 is a block too."""
     with pytest.raises(UsageError, match=r"blocks of 32 \(Q8_0\) or 256 \(Q8_K\)"):
         scheme_from_table("s", {"weights": ASK, "activations": {**ASK, "block": 64}})
+
+
+@pytest.mark.parametrize(
+    ("block", "stands"), [(16, 32), (64, 32), (128, 32), (512, 256)]
+)
+def test_blocks_of_another_size_are_the_next_smaller_type_s(block, stands):
+    """What imitates a mistake asks for them; a suite cannot."""
+    x = RNG.normal(size=(3, 512)).astype(np.float32)
+    found, wanted = (quantize_ggml(x, tensor(size)) for size in (block, stands))
+
+    assert stands == found.block
+    assert np.array_equal(found.dequantize(), wanted.dequantize())
