@@ -1,33 +1,26 @@
 """llama.cpp on the CPU: GGUF files that we write, run by the real engine.
 
-Its kernels quantize the input of every quantized weight to INT8 in blocks of 32, which
-no file says. A scheme that leaves inputs alone is therefore not what it computes.
+Its kernels quantize the input of every quantized weight to INT8 in blocks of 32, or of
+256 where the weight is in super-blocks, which no file says. A scheme that leaves inputs
+alone is therefore not what it computes.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
-from harness.backends.llama_cpp_file import Written, gguf_kind, write_model
+from harness.backends.llama_cpp_file import Written, gguf_kind, inputs_of, write_model
 from harness.backends.llama_cpp_library import library, library_file
 from harness.backends.protocol import Availability, Support, Variant
 from harness.errors import HarnessError, UnsupportedError
 from harness.models.types import Model
 from harness.numerics.layouts.gguf import GGUF_TYPES
 from harness.schemes.apply import plan_one
-from harness.schemes.ggml import RULE
 from harness.schemes.types import Scheme, TensorScheme
 
 if TYPE_CHECKING:
     from harness.backends.llama_cpp_session import LlamaCppSession
-
-#: What llama.cpp makes of the input of a quantized weight.
-INPUTS: Final = TensorScheme(
-    format="int8", granularity="block", block=32, dynamic=True, rule=RULE
-)
-#: And of the input of an F16 weight.
-FP16: Final = TensorScheme(format="fp16", granularity="tensor")
 
 
 class LlamaCppBackend:
@@ -91,7 +84,7 @@ class LlamaCppBackend:
                 )
             kind = gguf_kind(scheme.weights)
             inputs = scheme.activations
-            own = FP16 if kind == "F16" else INPUTS
+            own = inputs_of(kind)
             if inputs not in (None, own):
                 raise UnsupportedError(
                     f"llama.cpp multiplies {kind} with inputs as {_toml(own)}: give "
@@ -107,7 +100,10 @@ class LlamaCppBackend:
         }
         if broken:
             name, why = next(iter(broken.items()))
-            reason = f"{kind} does not hold {name}: {why} [{len(broken)} operators]"
+            reason = (
+                f"{kind} does not hold {name}: {why} [{len(broken)} operators]; name "
+                "them in `keep`"
+            )
             return Support(supported=False, reason=reason, operators=broken)
         return Support(supported=True)
 

@@ -28,10 +28,10 @@ from harness.errors import MissingExtraError, UnsupportedError
 from harness.models.export import cache_folder
 from harness.models.gguf_file import BLOCK_NAMES, OUTER_NAMES
 from harness.models.types import Model, Operator
-from harness.numerics import Quantized, find_format
+from harness.numerics import find_format
 from harness.numerics.layouts.gguf import GGUF_TYPES, read_gguf, write_gguf
 from harness.schemes.apply import plan_one, quantize_weight
-from harness.schemes.ggml import KINDS, RULE
+from harness.schemes.ggml import RULE
 from harness.schemes.types import Scheme, TensorScheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,6 +43,10 @@ KEPT: Final = 12
 #: Metadata key of a file's digest.
 DIGEST: Final = "quantharness.digest"
 _PLAIN: Final[Mapping[str, str]] = {"fp16": "F16", "fp32": "F32"}
+#: Format of the elements -> GGUF type.
+_TYPES: Final[Mapping[str, str]] = {
+    entry.format: kind for kind, entry in GGUF_TYPES.items()
+}
 
 
 def gguf_kind(tensor: TensorScheme) -> str:
@@ -53,13 +57,14 @@ def gguf_kind(tensor: TensorScheme) -> str:
     """
     if tensor.format == "fp16":
         return "F16"
-    kind = KINDS.get(tensor.format)
+    kind = _TYPES.get(tensor.format)
     if kind is None:
         raise UnsupportedError(f"no GGUF type that is written here has {tensor.format}")
     block = tensor.block or find_format(tensor.format).block
-    exact = tensor.rule == RULE or (
-        block == GGUF_TYPES[kind].group
-        and (kind == "MXFP4" or (kind == "NVFP4" and tensor.rule == "no_global"))
+    exact = block == GGUF_TYPES[kind].group and (
+        tensor.rule == RULE
+        or kind == "MXFP4"
+        or (kind == "NVFP4" and tensor.rule == "no_global")
     )
     if not exact:
         raise UnsupportedError(
@@ -68,6 +73,15 @@ def gguf_kind(tensor: TensorScheme) -> str:
             f'rule = "{RULE}" and block = {GGUF_TYPES[kind].group}'
         )
     return kind
+
+
+def inputs_of(kind: str) -> TensorScheme:
+    """What llama.cpp makes of the input of a weight of this GGUF type."""
+    if kind == "F16":
+        return TensorScheme(format="fp16", granularity="tensor")
+    # Q8_K where the weight is in super-blocks, else Q8_0.
+    block = 256 if GGUF_TYPES[kind].block == 256 else 32
+    return TensorScheme(format="int8", granularity="block", block=block, rule=RULE)
 
 
 @dataclass(frozen=True)
@@ -341,7 +355,6 @@ def read_weights(written: Written) -> dict[str, QuantizedTensor | Array]:
             found[name] = data.astype(np.float32)
             continue
         stored = read_gguf(data, kind)
-        assert isinstance(stored, Quantized)  # sanity check: no Q4_K is written
         scales = np.abs(np.asarray(stored.scales))
         found[name] = QuantizedTensor(
             format=stored.format,

@@ -9,7 +9,13 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from harness.backends.llama_cpp_engine import Context, LoadedModel
-from harness.backends.llama_cpp_file import Written, gguf_kind, halves, read_weights
+from harness.backends.llama_cpp_file import (
+    Written,
+    gguf_kind,
+    halves,
+    inputs_of,
+    read_weights,
+)
 from harness.backends.llama_cpp_generate import generate
 from harness.backends.llama_cpp_handshake import Handshake
 from harness.backends.llama_cpp_library import library
@@ -24,6 +30,7 @@ from harness.backends.protocol import (
 )
 from harness.errors import BackendError
 from harness.numerics.layouts.gguf import GGUF_TYPES
+from harness.schemes.ggml import ggml_kind
 from harness.schemes.types import Scheme
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -194,12 +201,16 @@ class LlamaCppSession:
         return self._handshake
 
     def arithmetic(self) -> Arithmetic:
-        """INT8 products are summed exactly in a block, blocks in float32."""
+        """INT8 products are summed exactly in a block, blocks in float32.
+
+        What is not quantized is multiplied as F16 by inputs rounded to it: the head,
+        and whatever else the scheme keeps.
+        """
         weights = self._scheme.weights if self._scheme else None
         kind = gguf_kind(weights) if weights else ""
         low = kind in GGUF_TYPES
         plain = kind or {"fp16": "F16", "fp32": "F32"}[self._precision]
-        inputs = "Q8_0" if low else plain
+        inputs = ggml_kind(inputs_of(kind)) if low else plain
         asked = self._scheme is not None and self._scheme.activations is not None
         found = library()
         return Arithmetic(

@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.diagnose.observation import Observation
 from harness.diagnose.weight_codes import Named, again, decoded, group_amax
+from harness.errors import NumericsError
 from harness.numerics import FORMATS, Quantized, decode, find_format, quantize
 from harness.numerics.swizzle import swizzle_scales
 from harness.schemes.apply import quantize_weight
@@ -151,7 +152,11 @@ def _other_groups(seen: Observation, q: Quantized) -> Iterator[Named]:
         ]
     for words, other in blocks:
         scheme = dataclasses.replace(seen.scheme, weights=other)
-        found = quantize_weight(seen.operator, scheme).dequantize()
+        try:
+            found = quantize_weight(seen.operator, scheme).dequantize()
+        except NumericsError:
+            # Rows that are not whole blocks of that size, where a type needs them.
+            continue
         yield "scale over another group", f"scales over {words}", found
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from harness.diagnose.observation import Observation
 from harness.diagnose.weight_codes import Named, decoded
 from harness.diagnose.weight_layouts import codes_moved, layouts
+from harness.diagnose.weight_offsets import wrong_offsets
 from harness.diagnose.weight_readings import readings, roundings
 from harness.diagnose.weight_scales import remade_scales, wrong_scales
 from harness.numerics import Quantized
@@ -29,6 +30,7 @@ def candidates(seen: Observation) -> Iterator[Named]:
     yield from roundings(seen, q)
     yield from remade_scales(seen, q)
     yield from wrong_scales(q)
+    yield from wrong_offsets(q)
     yield from _of_others(seen, q)
     yield from layouts(seen.weight)
     yield from codes_moved(q)

@@ -188,7 +188,8 @@ def scheme_from_table(
     changes: dict[str, Any] = {}
     for key in ("weights", "activations"):
         if key in table:
-            changes[key] = _tensor(table[key], f"scheme.{name}.{key}")
+            stored = key == "weights"
+            changes[key] = _tensor(table[key], f"scheme.{name}.{key}", stored=stored)
     if "kv_cache" in table:
         changes["kv_cache"] = _kv_cache(table["kv_cache"], f"scheme.{name}.kv_cache")
     if "outputs" in table:
@@ -266,7 +267,7 @@ def _by_quantizer(name: str, table: Mapping[str, Any]) -> Scheme:
     )
 
 
-def _tensor(table: Any, where: str) -> TensorScheme | None:
+def _tensor(table: Any, where: str, *, stored: bool) -> TensorScheme | None:
     if table is False:
         return None
     if not isinstance(table, dict) or "format" not in table:
@@ -290,7 +291,7 @@ def _tensor(table: Any, where: str) -> TensorScheme | None:
             "block's is found from the block"
         )
     if tensor.rule == RULE:
-        check_ggml(tensor, where)
+        check_ggml(tensor, where, stored=stored)
     else:
         _check_rule(fmt, tensor.rule, where)
     return tensor

@@ -9,6 +9,7 @@ import numpy as np
 from harness.errors import UnsupportedError
 from harness.models.types import Operator
 from harness.numerics import FORMATS, Format, Quantized, encode, find_format
+from harness.numerics.layouts import Q4K
 from harness.schemes.apply import block_size, quantize_weight
 from harness.schemes.onnx_activations import FP8_TYPES
 from harness.schemes.onnx_nodes import Nodes
@@ -45,7 +46,7 @@ def store_weight(
 
 
 def _check_stored(quantized: Quantized, operator: Operator) -> None:
-    """Refuse what only a checkpoint has: zero points and boxes.
+    """Refuse what only a file has: zero points, boxes and super-blocks.
 
     Raises:
         UnsupportedError: the weight has one of them.
@@ -55,6 +56,8 @@ def _check_stored(quantized: Quantized, operator: Operator) -> None:
             f"{quantized.format} weights with zero points in ONNX operators",
             operator=operator.name,
         )
+    if isinstance(quantized, Q4K):
+        raise UnsupportedError("Q4_K weights in ONNX operators", operator=operator.name)
     if isinstance(quantized.block, tuple):
         raise UnsupportedError(
             f"{quantized.format} weights in boxes of {quantized.block} in ONNX "

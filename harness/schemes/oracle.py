@@ -15,6 +15,11 @@ less. Decoding input and weight and multiplying them rounds each product three t
 u^2 P more. Rounding both to a narrower type of unit roundoff w before they are
 multiplied, as inference in bfloat16 does, gives 2 w^2/3 P.
 
+*Offsets.* A weight that is scale * code - offset may be multiplied as it is decoded,
+or in two sums that are subtracted at the end, as llama.cpp does with Q4_K. Where inputs
+have a mean both sums are much larger than what is left of them, and so are their
+roundings: the noise is that of the two.
+
 *Storing.* A result stored with unit roundoff v is off by v^2/3 y^2, and adding the bias
 by u^2/3 y^2.
 
@@ -41,6 +46,7 @@ import numpy as np
 
 from harness.models.types import Operator
 from harness.numerics import Quantized, find_format, quantize
+from harness.numerics.layouts import Q4K
 from harness.schemes.ambiguity import Flips, as_rows, find_flips, reach, resolve
 from harness.schemes.apply import plan_one, quantize_activation, quantize_weight
 from harness.schemes.checkpoint import with_stored_bias
@@ -103,9 +109,13 @@ class OperatorOracle:
         self.full_weight = np.asarray(operator.weight, dtype=np.float32)
         self.weight = self.full_weight
         self._nearest: Array | None = None
+        #: float32, one for as many inputs as share a scale; None: there are none.
+        self._offsets: Array | None = None
         if self.plan.weights:
             quantized = quantize_weight(operator, scheme)
             self.weight = quantized.dequantize()
+            if isinstance(quantized, Q4K):
+                self._offsets = quantized.offsets
             if scheme.checkpoint:
                 self._nearest = nearest(self.full_weight, quantized)
 
@@ -144,6 +154,10 @@ class OperatorOracle:
         stored = add_bias(operator, exact)
         squares = _sum_of_squares(operator, quantized, weight)
         noise = _noise(exact, squares, operator.reduction, accumulate)
+        if self._offsets is not None:
+            noise = _noise_of_two(
+                operator, quantized, exact, weight, self._offsets[channels], accumulate
+            )
         if operands != "fp32":
             noise += 2 / 3 * UNIT_ROUNDOFF[operands] ** 2 * squares
         noise += (
@@ -276,6 +290,25 @@ def _noise(exact: Array, products: float, length: int, accumulate: str) -> float
     u = UNIT_ROUNDOFF[accumulate]
     total = float(np.square(exact).sum())
     return u * u / 3 * (length * total / 3 + length * products / 6) + u * u * products
+
+
+def _noise_of_two(  # noqa: PLR0917 - what a product has
+    operator: Operator,
+    x: Array,
+    exact: Array,
+    weight: Array,
+    offsets: Array,
+    accumulate: str,
+) -> float:
+    """The same of two sums that are subtracted: of scaled codes, and of offsets."""
+    wide = offsets.astype(np.float64)
+    each = np.repeat(wide, weight.shape[1] // wide.shape[1], axis=1)
+    second = x.reshape(*x.shape[:-1], wide.shape[1], -1).sum(axis=-1) @ wide.T
+    sums = ((exact + second, weight + each), (second, each))
+    return sum(
+        _noise(found, _sum_of_squares(operator, x, w), operator.reduction, accumulate)
+        for found, w in sums
+    )
 
 
 def dequantized_weights(

@@ -17,8 +17,8 @@ from harness.backends import (
     llama_cpp_file,
     llama_cpp_library,
 )
-from harness.backends.llama_cpp_backend import INPUTS, LlamaCppBackend
-from harness.backends.llama_cpp_file import DIGEST, write_model
+from harness.backends.llama_cpp_backend import LlamaCppBackend
+from harness.backends.llama_cpp_file import DIGEST, inputs_of, write_model
 from harness.backends.llama_cpp_observe import product
 from harness.backends.protocol import Request
 from harness.backends.registry import load_registry
@@ -131,7 +131,7 @@ def test_every_product_is_the_scheme_s(model, kind):
     session.close()
 
     assert 14 == len(residuals[None])
-    assert max(residuals[INPUTS]) < 1
+    assert max(residuals[inputs_of(kind)]) < 1
     assert min(residuals[None]) > 1000
 
 

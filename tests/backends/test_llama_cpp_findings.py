@@ -9,11 +9,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from harness.backends.llama_cpp_backend import LlamaCppBackend
 from harness.backends.llama_cpp_engine import Context, LoadedModel
+from harness.models.load import load_model
+from harness.schemes.catalogue import scheme_from_table
 from tests.models.tiny_gguf import HEADS, HIDDEN, KV_HEADS, LAYERS, write_gguf
 
 pytest.importorskip("xllamacpp", reason="needs the extra llamacpp")
-pytest.importorskip("gguf", reason="needs the extra llamacpp")
+gguf = pytest.importorskip("gguf", reason="needs the extra llamacpp")
 
 KEYS = 4096
 
@@ -68,3 +71,56 @@ def test_reading_64_at_once_or_unfused_agree(uniform):
 def test_reading_fewer_than_64_at_once_is_the_same(uniform):
     """A sum of equal values in FP16 stops growing at 2048 of them."""
     assert relative(after(uniform, 32), after(uniform, 64)) < 1e-3
+
+
+#: Weights of down_proj, whose inputs come from a weight that holds a NaN.
+DOWN = {"q8_0": ("int8", 32), "q4_0": ("int4", 32), "q4_k": ("uint4", 256)}
+
+
+@pytest.fixture
+def logits(tmp_path, monkeypatch):
+    """(type of down_proj or None) -> logits with one NaN among gate_proj's weights."""
+    monkeypatch.setenv("QUANTHARNESS_CACHE", str(tmp_path))
+    write_gguf(tmp_path / "wide.gguf", seed=3, inner=256, hidden=256)
+    model = load_model("wide.gguf", tmp_path)
+
+    def run(kind):
+        scheme = None if kind is None else _down(*DOWN[kind])
+        file = LlamaCppBackend().write(model, scheme).file
+        tensors = gguf.GGUFReader(file).tensors
+        at = next(t.data_offset for t in tensors if t.name == "blk.0.ffn_gate.weight")
+        data = bytearray(file.read_bytes())
+        data[at : at + 2] = np.array([np.nan], "<f2").tobytes()
+        file.write_bytes(data)
+        loaded = LoadedModel(file)
+        context = Context(loaded, sequences=1, length=256)
+        ids, places = np.arange(5, 14), np.arange(9)
+        found = context.decode(ids, places, np.zeros(9, int), np.ones(9, bool))
+        context.close()
+        loaded.close()
+        return found
+
+    return run
+
+
+def _down(fmt, block):
+    """down_proj alone in a format, its inputs in INT8 blocks."""
+    tensor = {"granularity": "block", "block": 32, "rule": "ggml"}
+    table = {
+        "weights": {**tensor, "format": fmt},
+        "activations": {**tensor, "format": "int8", "block": block},
+        "keep": ["lm_head", "*.self_attn.*", "*.gate_proj", "*.up_proj"],
+    }
+    return scheme_from_table("down", table)
+
+
+def test_nan_reaches_the_logits_through_f16(logits):
+    """So it does where the product after it is not quantized."""
+    assert np.isnan(logits(None)).all()
+
+
+@pytest.mark.xfail(strict=True, reason="NaN is rounded to a zero of INT8")
+@pytest.mark.parametrize("kind", DOWN)
+def test_nan_reaches_the_logits(logits, kind):
+    """What is no number does not become one."""
+    assert np.isnan(logits(kind)).all()

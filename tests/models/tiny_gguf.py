@@ -29,6 +29,7 @@ def write_gguf(
     seed: int = 0,
     template: str | None = TEMPLATE,
     inner: int = INNER,
+    hidden: int = HIDDEN,
     context: int = 256,
     arrays: dict[str, np.ndarray] | None = None,
     **fields,
@@ -39,14 +40,14 @@ def write_gguf(
     tokens = [*SPECIAL, *byte_letters(), "he", "ll"]
     writer = GGUFWriter(str(path), fields.get("architecture", "llama"))
     writer.add_context_length(context)
-    writer.add_embedding_length(HIDDEN)
+    writer.add_embedding_length(hidden)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(inner)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(HIDDEN // HEADS)
+    writer.add_rope_dimension_count(hidden // HEADS)
     writer.add_tokenizer_model(fields.get("tokenizer", "gpt2"))
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
@@ -55,7 +56,8 @@ def write_gguf(
     writer.add_eos_token_id(2)
     if template is not None:
         writer.add_chat_template(template)
-    for name, array in {**weights(len(tokens), seed, inner), **(arrays or {})}.items():
+    made = weights(len(tokens), seed, inner, hidden)
+    for name, array in {**made, **(arrays or {})}.items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -63,29 +65,31 @@ def write_gguf(
     writer.close()
 
 
-def weights(vocabulary: int, seed: int, inner: int = INNER) -> dict[str, np.ndarray]:
+def weights(
+    vocabulary: int, seed: int, inner: int = INNER, hidden: int = HIDDEN
+) -> dict[str, np.ndarray]:
     """Random weights under llama.cpp's names."""
     draw = np.random.default_rng(seed)
 
     def matrix(rows: int, columns: int) -> np.ndarray:
         return (draw.normal(size=(rows, columns)) / np.sqrt(columns)).astype(np.float16)
 
-    small = HIDDEN // HEADS * KV_HEADS
+    small = hidden // HEADS * KV_HEADS
     found = {
-        "token_embd.weight": (3 * matrix(vocabulary, HIDDEN)).astype(np.float16),
-        "output_norm.weight": np.ones(HIDDEN, np.float32),
+        "token_embd.weight": (3 * matrix(vocabulary, hidden)).astype(np.float16),
+        "output_norm.weight": np.ones(hidden, np.float32),
     }
     for layer in range(LAYERS):
         block = {
-            "attn_norm": np.ones(HIDDEN, np.float32),
-            "attn_q": matrix(HIDDEN, HIDDEN),
-            "attn_k": matrix(small, HIDDEN),
-            "attn_v": matrix(small, HIDDEN),
-            "attn_output": matrix(HIDDEN, HIDDEN),
-            "ffn_norm": np.ones(HIDDEN, np.float32),
-            "ffn_gate": matrix(inner, HIDDEN),
-            "ffn_up": matrix(inner, HIDDEN),
-            "ffn_down": matrix(HIDDEN, inner),
+            "attn_norm": np.ones(hidden, np.float32),
+            "attn_q": matrix(hidden, hidden),
+            "attn_k": matrix(small, hidden),
+            "attn_v": matrix(small, hidden),
+            "attn_output": matrix(hidden, hidden),
+            "ffn_norm": np.ones(hidden, np.float32),
+            "ffn_gate": matrix(inner, hidden),
+            "ffn_up": matrix(inner, hidden),
+            "ffn_down": matrix(hidden, inner),
         }
         found |= {f"blk.{layer}.{name}.weight": array for name, array in block.items()}
     return found

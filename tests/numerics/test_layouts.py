@@ -63,7 +63,7 @@ def test_write_is_the_inverse_of_read(kind):
 
 
 def test_q4_k_is_close():
-    """Our plain Q4_K search stays within the step that its range allows."""
+    """What ggml's search finds stays within the step that the range allows."""
     x = rows()[3:]
     made = quantize_gguf(x, "Q4_K")
     groups = x.reshape(3, -1, 32)

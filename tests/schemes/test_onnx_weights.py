@@ -174,3 +174,14 @@ def test_a_kept_format_is_the_scheme_s(linear):
 
     expected = quantize_weight(linear, scheme).dequantize()
     np.testing.assert_array_equal(evaluate(nodes, name), expected)
+
+
+def test_super_blocks_have_no_onnx_operator():
+    """Scales of scales and minimums are refused, not left out."""
+    operator = Operator(name="a", kind="linear", weight=np.ones((2, 256), np.float32))
+    tensor = TensorScheme(format="uint4", granularity="block", block=32, rule="ggml")
+
+    with pytest.raises(UnsupportedError, match="Q4_K weights in ONNX operators"):
+        store_weight(Nodes("w"), operator, own(tensor), transposed=False)
+    with pytest.raises(UnsupportedError, match="Q4_K weights in ONNX operators"):
+        int4_matmul(Nodes("w"), operator, own(tensor), "x", "y")

@@ -8,11 +8,18 @@ from harness.numerics.layouts.checkpoints import (
     to_compressed_tensors,
     to_modelopt,
 )
-from harness.numerics.layouts.gguf import GGUF_TYPES, Q4K, read_gguf, write_gguf
+from harness.numerics.layouts.gguf import (
+    GGUF_TYPES,
+    INPUT_TYPES,
+    read_gguf,
+    write_gguf,
+)
+from harness.numerics.layouts.gguf_k import Q4K
 from harness.numerics.layouts.gguf_rules import quantize_gguf
 
 __all__ = [
     "GGUF_TYPES",
+    "INPUT_TYPES",
     "Q4K",
     "from_compressed_tensors",
     "from_modelopt",

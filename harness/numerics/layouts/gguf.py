@@ -2,7 +2,7 @@
 
 Layouts as in ggml's `ggml-common.h`. In Q4_0, MXFP4 and NVFP4 a byte's low nibble is an
 element of the first half of the block (NVFP4: of its 16 elements) and the high nibble
-the one half a block later, unlike hardware's packing of neighbours.
+the one half a block later, unlike hardware's packing of neighbours. `gguf_k` has Q4_K.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from harness.errors import NumericsError
 from harness.numerics.arrays import Array, as_numpy
 from harness.numerics.codec import decode, encode
+from harness.numerics.layouts.gguf_k import Q4K, read_q4k, write_q4k
 from harness.numerics.quantized import Quantized
 
 
@@ -33,6 +34,7 @@ class GgufType:
     group: int
 
 
+#: Types that files hold.
 GGUF_TYPES: Final[dict[str, GgufType]] = {
     "Q8_0": GgufType(32, 34, "int8", 32),
     "Q4_0": GgufType(32, 18, "int4", 32),
@@ -40,39 +42,11 @@ GGUF_TYPES: Final[dict[str, GgufType]] = {
     "MXFP4": GgufType(32, 17, "mxfp4", 32),
     "NVFP4": GgufType(64, 36, "nvfp4", 16),
 }
+#: Types that kernels make of inputs, and no file holds.
+INPUT_TYPES: Final[dict[str, GgufType]] = {"Q8_K": GgufType(256, 292, "int8", 256)}
 
 
-@dataclass(frozen=True, eq=False)
-class Q4K:
-    """Super-blocks of 256: value = d * scale * code - dmin * minimum.
-
-    Attributes:
-        codes: uint8 0 to 15, (..., n).
-        scales: uint8 0 to 63, one for 32 elements.
-        minimums: uint8 0 to 63, one for 32 elements.
-        d: float16, one a super-block.
-        dmin: float16, one a super-block.
-    """
-
-    codes: Array
-    scales: Array
-    minimums: Array
-    d: Array
-    dmin: Array
-
-    def dequantize(self) -> Array:
-        """float32 values, each product and the difference rounded to float32."""
-        wide = np.float32
-        groups = self.scales.reshape(*self.d.shape, 8)
-        step = self.d.astype(wide)[..., None] * groups.astype(wide)
-        low = self.minimums.reshape(groups.shape).astype(wide)
-        low = self.dmin.astype(wide)[..., None] * low
-        codes = self.codes.reshape(*groups.shape, 32).astype(wide)
-        values: Array = step[..., None] * codes - low[..., None]
-        return values.reshape(self.codes.shape)
-
-
-def read_gguf(data: Any, kind: str) -> Quantized | Q4K:
+def read_gguf(data: Any, kind: str) -> Quantized:
     """Codes and scales of GGUF blocks.
 
     Args:
@@ -80,7 +54,8 @@ def read_gguf(data: Any, kind: str) -> Quantized | Q4K:
         kind: a name of `GGUF_TYPES`.
 
     Returns:
-        `Quantized` along the last axis, or `Q4K`; `dequantize()` gives the values.
+        `Quantized` along the last axis, of Q4_K a `Q4K`; `dequantize()` gives the
+        values.
         NVFP4's scales have no sign: ggml reads the codes 0 and 127 as zero.
 
     Raises:
@@ -99,7 +74,7 @@ def read_gguf(data: Any, kind: str) -> Quantized | Q4K:
     return _READERS[kind](np.ascontiguousarray(blocks))
 
 
-def write_gguf(quantized: Quantized | Q4K, kind: str) -> Array:
+def write_gguf(quantized: Quantized, kind: str) -> Array:
     """GGUF blocks of codes and scales.
 
     Args:
@@ -118,7 +93,7 @@ def write_gguf(quantized: Quantized | Q4K, kind: str) -> Array:
     if isinstance(quantized, Q4K):
         if kind != "Q4_K":
             raise NumericsError(f"a Q4K cannot be written as {kind}")
-        return _rows(_write_q4_k(quantized), quantized.codes.shape)
+        return _rows(write_q4k(quantized), quantized.shape)
     if kind == "Q4_K":
         raise NumericsError("Q4_K is written from a Q4K; see quantize_gguf")
     codes, scales = _checked(quantized, kind, made)
@@ -228,41 +203,10 @@ def _halffloat(stored: Array) -> Array:
     return np.ascontiguousarray(stored).view("<f2")
 
 
-def _read_q4_k(blocks: Array) -> Q4K:
-    d, dmin = _halffloat(blocks[..., 0:2]), _halffloat(blocks[..., 2:4])
-    low, high, mixed = (blocks[..., 4 + 4 * i : 8 + 4 * i] for i in range(3))
-    # The last four scales and minimums have their upper two bits in the first eight.
-    scales = np.concatenate([low & 63, (mixed & 15) | ((low >> 6) << 4)], axis=-1)
-    minimums = np.concatenate([high & 63, (mixed >> 4) | ((high >> 6) << 4)], axis=-1)
-    codes = _unhalve(blocks[..., 16:], 64)
-    shape = blocks.shape[:-2]
-    return Q4K(
-        codes=codes.reshape(*shape, -1),
-        scales=scales.reshape(*shape, -1),
-        minimums=minimums.reshape(*shape, -1),
-        d=d[..., 0].astype(np.float16),
-        dmin=dmin[..., 0].astype(np.float16),
-    )
-
-
-def _write_q4_k(made: Q4K) -> Array:
-    d = made.d.astype("<f2")[..., None].view(np.uint8)
-    dmin = made.dmin.astype("<f2")[..., None].view(np.uint8)
-    scales = made.scales.reshape(*made.d.shape, 8)
-    minimums = made.minimums.reshape(*made.d.shape, 8)
-    if max(scales.max(initial=0), minimums.max(initial=0)) > 63:
-        raise NumericsError("scales and minimums of Q4_K have six bits")
-    low = scales[..., :4] | ((scales[..., 4:] >> 4) << 6)
-    high = minimums[..., :4] | ((minimums[..., 4:] >> 4) << 6)
-    mixed = (scales[..., 4:] & 15) | ((minimums[..., 4:] & 15) << 4)
-    body = _halves(made.codes.reshape(*made.d.shape, 256), 64)
-    return np.concatenate([d, dmin, low, high, mixed, body], axis=-1)
-
-
-_READERS: Final[dict[str, Callable[[Array], Quantized | Q4K]]] = {
+_READERS: Final[dict[str, Callable[[Array], Quantized]]] = {
     "Q8_0": _read_q8_0,
     "Q4_0": _read_q4_0,
-    "Q4_K": _read_q4_k,
+    "Q4_K": read_q4k,
     "MXFP4": _read_mxfp4,
     "NVFP4": _read_nvfp4,
 }

@@ -3,8 +3,13 @@
 Q8_0 multiplies with the float32 reciprocal and rounds halves away from zero; Q4_0 maps
 the value of largest magnitude to -8 and truncates after adding 8.5; both use the scale
 before it is rounded to float16. MXFP4 is the floor rule with halves to the smaller
-code. ggml has no reference for NVFP4 in Python and searches Q4_K's scales; here NVFP4
-follows our rule without tensor scale, and Q4_K takes each group's range.
+code. ggml has no reference for NVFP4 in Python: it follows our rule without tensor
+scale. Q4_K is in `gguf_search`.
+
+Q8_K, which inputs of Q4_K weights become, maps the first value of largest magnitude to
+-127 and rounds halves to even; its scale, the reciprocal of -127 over that value, stays
+float32. ggml's kernels for four rows at once may take a later value of the same
+magnitude, which turns the signs of scale and codes and no value.
 """
 
 from __future__ import annotations
@@ -16,30 +21,30 @@ import numpy as np
 from harness.errors import NumericsError
 from harness.numerics.arrays import Array, as_numpy, floating, widened
 from harness.numerics.formats import FORMATS
-from harness.numerics.layouts.gguf import GGUF_TYPES, Q4K
+from harness.numerics.layouts.gguf import GGUF_TYPES, INPUT_TYPES
+from harness.numerics.layouts.gguf_search import search_q4k
 from harness.numerics.quantize import quantize
 from harness.numerics.quantized import Quantized
 from harness.numerics.scales import mx_scales
 
 
-def quantize_gguf(x: Any, kind: str, *, nudge: float = 1.0) -> Quantized | Q4K:
-    """A tensor in a GGUF type, ready for `write_gguf`.
+def quantize_gguf(x: Any, kind: str, *, nudge: float = 1.0) -> Quantized:
+    """A tensor in a type of ggml, ready for `write_gguf` where files hold it.
 
     Args:
         x: finite floating point values, rows of whole blocks along the last axis.
-        kind: a name of `GGUF_TYPES`.
-        nudge: of Q8_0 and Q4_0, a factor of each value after its block's scale was
-            found: what another order of the same roundings makes of it.
+        kind: a name of `GGUF_TYPES` or `INPUT_TYPES`.
+        nudge: of Q8_0, Q4_0 and Q8_K, a factor of each value after its block's scale
+            was found: what another order of the same roundings makes of it.
 
     Raises:
         NumericsError: unknown type, not finite, or rows that are not whole blocks.
     """
-    if kind not in GGUF_TYPES:
-        raise NumericsError(
-            f"GGUF type {kind!r}, but known are {', '.join(GGUF_TYPES)}"
-        )
+    types = {**GGUF_TYPES, **INPUT_TYPES}
+    if kind not in types:
+        raise NumericsError(f"GGUF type {kind!r}, but known are {', '.join(types)}")
     values = widened(floating(as_numpy(x)[0])).astype(np.float32, copy=False)
-    size = GGUF_TYPES[kind].block
+    size = types[kind].block
     if values.ndim == 0 or values.shape[-1] % size:
         raise NumericsError(f"shape={values.shape}, but {kind} has blocks of {size}")
     if not np.isfinite(values).all():
@@ -47,17 +52,18 @@ def quantize_gguf(x: Any, kind: str, *, nudge: float = 1.0) -> Quantized | Q4K:
     if kind == "NVFP4":
         return quantize(values, "nvfp4", rule="no_global")
     if kind == "Q4_K":
-        return _q4_k(values)
+        return search_q4k(values)
     blocks = values.reshape(*values.shape[:-1], -1, size)
     if kind == "MXFP4":
         codes, scales = _mxfp4(blocks)
     else:
-        codes, scales = {"Q8_0": _q8_0, "Q4_0": _q4_0}[kind](blocks, np.float32(nudge))
+        rule = {"Q8_0": _q8_0, "Q4_0": _q4_0, "Q8_K": _q8_k}[kind]
+        codes, scales = rule(blocks, np.float32(nudge))
     return Quantized(
         codes=codes.astype(np.uint8).reshape(values.shape),
         scales=scales.astype(np.float32).reshape(*values.shape[:-1], -1),
         global_scale=1.0,
-        format=GGUF_TYPES[kind].format,
+        format=types[kind].format,
         axis=values.ndim - 1,
         block=size,
         shape=values.shape,
@@ -88,6 +94,17 @@ def _q4_0(blocks: Array, nudge: np.float32) -> tuple[Array, Array]:
     return (np.clip(codes, 0, 15) - 8) & 15, d.astype(np.float16)
 
 
+def _q8_k(blocks: Array, nudge: np.float32) -> tuple[Array, Array]:
+    at = np.abs(blocks).argmax(axis=-1, keepdims=True)
+    largest = np.take_along_axis(blocks, at, axis=-1)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.float32(-127) / largest
+    # Of zeros, and of numbers so small that their reciprocal is none, nothing is left.
+    inverse = np.where(np.isfinite(inverse), inverse, np.float32(0))
+    codes = np.rint(blocks * (inverse * nudge)).astype(np.int8).view(np.uint8)
+    return codes, _inverse(inverse)
+
+
 def _mxfp4(blocks: Array) -> tuple[Array, Array]:
     element = FORMATS["fp4_e2m1"]
     amax = np.abs(blocks).max(axis=-1, keepdims=True)
@@ -99,31 +116,3 @@ def _mxfp4(blocks: Array) -> tuple[Array, Array]:
     codes = (magnitude[..., None] > middles).sum(axis=-1)
     negative = (blocks < 0) & (codes > 0)
     return codes | (negative << 3), scales
-
-
-def _q4_k(values: Array) -> Q4K:
-    groups = values.reshape(*values.shape[:-1], -1, 8, 32)
-    low = np.minimum(groups.min(axis=-1), 0)
-    span = np.maximum(groups.max(axis=-1), 0) - low
-    d = (span.max(axis=-1) / np.float32(15 * 63)).astype(np.float16)
-    dmin = (-low.min(axis=-1) / np.float32(63)).astype(np.float16)
-    scales = _six_bits(span / np.float32(15), d)
-    minimums = _six_bits(-low, dmin)
-    step = d.astype(np.float32)[..., None] * scales
-    offset = dmin.astype(np.float32)[..., None] * minimums
-    ratio = (groups + offset[..., None]) * _inverse(step)[..., None]
-    codes = np.clip(np.rint(ratio), 0, 15).astype(np.uint8)
-    lead = values.shape[:-1]
-    return Q4K(
-        codes=codes.reshape(values.shape),
-        scales=scales.reshape(*lead, -1),
-        minimums=minimums.reshape(*lead, -1),
-        d=d,
-        dmin=dmin,
-    )
-
-
-def _six_bits(wanted: Array, unit: Array) -> Array:
-    ratio = wanted * _inverse(unit.astype(np.float32))[..., None]
-    codes: Array = np.clip(np.rint(ratio), 0, 63).astype(np.uint8)
-    return codes
