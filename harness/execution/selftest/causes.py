@@ -100,7 +100,7 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
         "another operator's tensor scale",
         "constant ratio",
     ),
-    "stored_zero_points_missing": ("zero point wrong",),
+    "stored_zero_points_missing": ("zero point wrong", "offset missing"),
     "stored_zero_points_off_by_one": ("zero point wrong", "codes off by one"),
     "stored_rows_shifted": ("output channels shifted", "output channels permuted"),
     "stored_rotary_order": ("output channels permuted",),
