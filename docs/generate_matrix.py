@@ -80,8 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def collect(folders: Sequence[Path], commands: Sequence[str]) -> None:
-    """Keep what the journals of these folders hold."""
-    trials = [t for f in folders for t in Journal(f / JOURNAL).trials.values()]
+    """Keep what the journals of these folders hold.
+
+    The last trial of a planting counts; clean runs all do.
+    """
+    read = [t for f in folders for t in Journal(f / JOURNAL).trials.values()]
+    last = {_planted(trial) or number: trial for number, trial in enumerate(read)}
+    trials = list(last.values())
     kept = {
         "date": datetime.now(UTC).date().isoformat(),
         "commands": list(commands),
@@ -92,6 +97,13 @@ def collect(folders: Sequence[Path], commands: Sequence[str]) -> None:
     lines = ",\n".join(json.dumps(row) for row in kept.pop("trials"))
     head = json.dumps(kept, indent=1)[:-2]
     SOURCE.write_text(f'{head},\n "trials": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+
+
+def _planted(trial: Trial) -> tuple[Any, ...] | None:
+    """What makes a trial the same one again; None: nothing was planted."""
+    if trial.planting is None:
+        return None
+    return trial.suite, trial.target, trial.planting
 
 
 def _row(trial: Trial) -> list[Any]:

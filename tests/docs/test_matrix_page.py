@@ -75,6 +75,20 @@ def test_what_is_kept_gives_the_trials_again(kept):
     assert kept["unfit"] == 1
 
 
+def test_a_planting_that_was_tried_again_counts_once(kept, tmp_path):
+    """As the last of its trials ended; clean runs are as many as they were."""
+    again = tmp_path / "again"
+    again.mkdir()
+    journal = Journal(again / JOURNAL)
+    journal.add("0", changed(CAUGHT, verdict="pass", operator=""))
+    journal.add("1", Trial(suite="toy", target="torch/int8", planting=None))
+    page.collect([tmp_path, again], [])
+    trials = page.read(json.loads(page.SOURCE.read_text()))
+
+    assert len(trials) == len(kept["trials"]) + 1
+    assert [t.verdict for t in trials if t.planting == CAUGHT.planting] == ["pass"]
+
+
 def test_the_page_shows_what_was_missed_and_what_never_fired(kept):
     """A miss is bold and has a line of its own; so has a cause that was not named."""
     text = page.PAGE.read_text()
