@@ -154,7 +154,10 @@ class QuantizedLayer(torch.nn.Module):  # type: ignore[misc]
         assert self.activations is not None  # sanity check
         fmt = find_format(self.activations.format)
         rule = self.activations.rule
-        if fmt.kind == "block" and rule not in (None, fmt.rule):
+        blocked = fmt.kind == "block"
+        known = (None, fmt.rule) if blocked else (None, "amax")
+        # A static scale is the scheme's, whatever its rule.
+        if (blocked or self.activations.dynamic) and rule not in known:
             raise UnsupportedError(
                 f"activations with the scale rule {rule!r} on torch",
                 operator=self.operator.name,

@@ -269,13 +269,17 @@ def test_a_format_it_does_not_store_is_unsupported_by_name(model):
     assert set(found.operators) == {o.name for o in model.operators()}
 
 
-def test_another_scale_rule_for_activations_is_refused(model):
+@pytest.mark.parametrize(
+    ("fmt", "granularity", "rule"),
+    [("mxfp4", "block", "ceil"), ("int8", "row", "full"), ("int8", "row", "pow2")],
+)
+def test_another_scale_rule_for_activations_is_refused(model, fmt, granularity, rule):
     """The rule is part of the format's identity."""
-    blocks = TensorScheme(format="mxfp4", granularity="block")
-    ceil = dataclasses.replace(blocks, rule="ceil")
-    scheme = Scheme(name="odd", weights=blocks, activations=ceil)
+    tensor = TensorScheme(format=fmt, granularity=granularity)
+    other = dataclasses.replace(tensor, rule=rule)
+    scheme = Scheme(name="odd", weights=tensor, activations=other)
 
-    with pytest.raises(UnsupportedError, match="ceil"):
+    with pytest.raises(UnsupportedError, match=rule):
         TorchBackend().load(model, scheme)
 
 
