@@ -89,6 +89,8 @@ def _short(reason: str) -> str:
     """One line, no folder of the machine that it ran on."""
     line = re.sub(r"(?<![\w.])/(?:[\w.@+-]+/)+", "", " ".join(reason.split()))
     line = _ACKNOWLEDGED.sub(r"\1", line)
+    # What a quantizer made is kept under a digest.
+    line = re.sub(r"\b[0-9a-f]{40}\.onnx", "its ONNX file", line)
     return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
 
 

@@ -37,7 +37,7 @@ def target(backend, scheme, verdict, reason="", drift=None):
 
 @pytest.fixture
 def written(tmp_path, monkeypatch):
-    """The page of a run of six targets."""
+    """The page of a run of seven targets."""
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(page, "SOURCE", tmp_path / "kept.json")
     lacks = "the plug-in lacks {} [/home/me/lib/plugin.so | 3]"
@@ -47,6 +47,7 @@ def written(tmp_path, monkeypatch):
         target("old", "fp8", Verdict.CHANGED, known.format("0.3 not 0.4")),
         target("torch", "int8", Verdict.PASS, drift=0.0421),
         target("other", "int8", Verdict.DEFECT, "off\nby one", drift=0.5),
+        target("odd", "int8", Verdict.UNSUPPORTED, f"{'0a' * 20}.onnx is not read"),
         target("other", "fp8", Verdict.UNSUPPORTED, lacks.format("fp8")),
         target("other", "fp4", Verdict.UNSUPPORTED, lacks.format("fp4")),
     )
@@ -59,8 +60,8 @@ def test_every_cell_says_what_came_of_it(written):
     """A drift, a verdict, or nothing; every word below the table with its reason."""
     text = written.read_text(encoding="utf-8")
 
-    assert "6 targets, 12 s" in text
-    assert "2 changed, 2 unsupported, 1 pass, 1 defect" in text
+    assert "7 targets, 14 s" in text
+    assert "3 unsupported, 2 changed, 1 pass, 1 defect" in text
     assert "| `int8` | **changed** | 0.042 | **defect** 0.5 |" in text
     assert "| `fp8` | **changed** |  |  |" in text
     assert "| `other` | defect | `int8` | off by one |" in text
@@ -73,6 +74,7 @@ def test_reasons_stand_once_and_name_no_folder(written):
 
     assert row in text
     assert "| changed | `int8`, `fp8` | rounds twice (1.2) |" in text
+    assert "| `odd` | unsupported | `int8` | its ONNX file is not read |" in text
     assert "/home" not in text
 
 
