@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from harness.schemes.apply import OperatorPlan
 from harness.schemes.types import Scheme
 
 
-class CrossbarLayer(QuantizedLayer):
+class CrossbarLayer(QuantizedLayer, ABC):
     """The layer's quantized weight as targets of conductances, a column a channel.
 
     Args:
@@ -44,14 +45,15 @@ class CrossbarLayer(QuantizedLayer):
         #: The weight in that unit: -1 to 1.
         self.relative = weight / self.unit
 
+    @abstractmethod
     def program(self, seed: int, age: float = 0.0) -> None:
         """Become the device of a seed, `age` seconds after it was programmed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weights(self) -> T:
         """What the cells hold now, beside `relative`: not compensated, read once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def expected_error(self, x: T) -> tuple[T, T]:
         """Mean and mean square, over devices and reads, of each output minus the exact.
 
@@ -59,7 +61,6 @@ class CrossbarLayer(QuantizedLayer):
         whatever this one is; of what lies beyond the converter's range the mean is cut
         off.
         """
-        raise NotImplementedError
 
     def _given(self, x: T) -> T:
         """float32 inputs as the scheme rounds them."""
