@@ -204,11 +204,17 @@ def other_codes(decoded: Array, exact: Array) -> int:
     """Elements that are another code's value, not the same with a rounding more.
 
     Codes of at most eight bits are 2**-7 of their value apart or more; a scale that is
-    kept in bfloat16 moves a value by 2**-9. What a scale below the smallest normal
-    float32 can give is one value: an engine may flush it to zero.
+    kept in bfloat16 moves a value by 2**-9. A zero may come out as a rounding of its
+    neighbors' size, far below the smallest other number of the weight. What a scale
+    below the smallest normal float32 can give is one value: an engine may flush it to
+    zero.
     """
     first, second = decoded.astype(np.float64), exact.astype(np.float64)
+    magnitude = np.abs(second)
+    smallest = np.min(magnitude, where=magnitude > 0, initial=np.inf)
+    near_zero = _APART * smallest if np.isfinite(smallest) else 0.0
     with np.errstate(invalid="ignore"):
-        larger = np.maximum(np.abs(first), np.abs(second))
-        apart = (np.abs(first - second) > _APART * larger) & (larger >= _NORMAL)
+        larger = np.maximum(np.abs(first), magnitude)
+        apart = np.abs(first - second) > np.maximum(_APART * larger, near_zero)
+        apart &= larger >= _NORMAL
     return int(np.count_nonzero(apart | ~np.isfinite(first)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -126,14 +128,15 @@ def load_module(
     if is_quantized(read_config(folder)):
         stored = _decoded(folder, transformers)
     try:
-        module = kind.from_pretrained(
-            None if stored else folder,
-            attn_implementation=attention,
-            dtype="float32",
-            local_files_only=True,
-            use_safetensors=True,
-            **stored,
-        )
+        with _unheard("torchao", "torch.utils._pytree"):
+            module = kind.from_pretrained(
+                None if stored else folder,
+                attn_implementation=attention,
+                dtype="float32",
+                local_files_only=True,
+                use_safetensors=True,
+                **stored,
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         text = " ".join(str(error).split())[:300]
         raise ModelError(f"{folder}: does not load: {text}") from None
@@ -144,6 +147,23 @@ def load_module(
     _plain_linears(module)
     loaded: torch.nn.Module = module.eval()
     return loaded
+
+
+@contextlib.contextmanager
+def _unheard(*loggers: str) -> Iterator[None]:
+    """Let these loggers tell of errors only.
+
+    torchao warns of each of its kernels that is for other machines, whoever imports it.
+    """
+    found = [logging.getLogger(name) for name in loggers]
+    levels = [logger.level for logger in found]
+    for logger in found:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(found, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _decoded(folder: Path, transformers: Any) -> dict[str, Any]:

@@ -242,7 +242,9 @@ def test_another_code_is_told_from_a_rounding_more():
 
     assert other_codes(exact * np.float32(1 + 2**-10), exact) == 0
     assert other_codes(exact * np.float32([1, 1.0625, 1, 1]), exact) == 1
-    assert other_codes(exact + np.float32([0, 0, 1e-9, 0]), exact) == 1
+    assert other_codes(exact + np.float32([0, 0, 1e-9, 0]), exact) == 0
+    assert other_codes(exact + np.float32([0, 0, 1e-8, 0]), exact) == 1
+    assert other_codes(np.full(4, 1e-9, np.float32), np.zeros(4, np.float32)) == 4
     assert other_codes(np.full(4, np.nan, np.float32), exact) == 4
 
 

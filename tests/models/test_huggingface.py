@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -111,6 +113,20 @@ def test_torch_and_onnx_agree(tmp_path, architecture, options, axes, operators):
         (found,) = run_ort(proto, **feeds).values()
         assert found.ndim == axes == len(model.outputs[0].shape)
         np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_loading_prints_nothing(bert):
+    """Where torchao is installed it is imported, and tells what it cannot load."""
+    pytest.importorskip("torchao")
+    code = (
+        "import sys; from pathlib import Path;"
+        "from harness.models.huggingface import load_module;"
+        "load_module(Path(sys.argv[1])); assert 'torchao' in sys.modules"
+    )
+    command = [sys.executable, "-c", code, str(bert)]
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
 
 
 def test_labels_are_metadata(tmp_path, bert):
