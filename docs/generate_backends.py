@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pages import settle
+
 from harness.backends.registry import load_registry
 from harness.conformance import SchemeReport
 from harness.execution.conformance import conform
@@ -40,15 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(arguments)
-    page = PAGE.read_text(encoding="utf-8")
-    wanted = replaced(page, table(examined(BACKENDS)))
-    if wanted == page:
-        return 0
-    if options.check:
-        print(f"{PAGE}: should be\n{wanted}", file=sys.stderr)
-        return 1
-    PAGE.write_text(wanted, encoding="utf-8")
-    return 0
+    wanted = replaced(PAGE.read_text(encoding="utf-8"), table(examined(BACKENDS)))
+    return settle(PAGE, wanted, check=options.check, script=__file__)
 
 
 def examined(backends: Sequence[str]) -> dict[str, tuple[SchemeReport, ...]]:

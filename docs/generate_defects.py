@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from pages import settle
+
 from harness.defects import DEFECTS
 
 FOLDER: Final = Path(__file__).parent
@@ -74,13 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(arguments)
     wanted = render(read())
-    if not options.check:
-        PAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    if PAGE.read_text(encoding="utf-8") == wanted:
-        return 0
-    print(f"{PAGE.name} is stale: run python docs/{Path(__file__).name}")
-    return 1
+    return settle(PAGE, wanted, check=options.check, script=__file__)
 
 
 def read(path: Path = SOURCE) -> list[Met]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from pages import settle, short
 
 from harness.execution.run_folder import read_report
 
@@ -22,14 +23,8 @@ FOLDER: Final = Path(__file__).parent
 PAGE: Final = FOLDER / "engines.md"
 SOURCE: Final = FOLDER / "engines.json"
 FIELDS: Final = ("suite", "backend", "scheme", "verdict", "drift", "reason")
-#: Before and after the reason that an acknowledgement gives.
-_ACKNOWLEDGED: Final = re.compile(
-    r"acknowledged until \S+ by [^(]*\((.*?); budgets\.toml:\d+\): .*"
-)
 #: In the reason of a drift that no suite says a limit of.
 _THEORY: Final = "limit from theory: rounding errors"
-#: Characters of a reason that are kept.
-_LONGEST: Final = 300
 HEAD: Final = """\
 # Engine by engine
 
@@ -53,13 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.folders:
         collect(options.folders)
     wanted = render(json.loads(SOURCE.read_text(encoding="utf-8")))
-    if not options.check:
-        PAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    if PAGE.exists() and PAGE.read_text(encoding="utf-8") == wanted:
-        return 0
-    print(f"{PAGE.name} is stale: run python docs/{Path(__file__).name}")
-    return 1
+    return settle(PAGE, wanted, check=options.check, script=__file__)
 
 
 def collect(folders: Sequence[Path]) -> None:
@@ -73,7 +62,7 @@ def collect(folders: Sequence[Path]) -> None:
             cells = kept.setdefault(entry.suite, {})
             cells[entry.backend, entry.scheme] = [
                 *(entry.suite, entry.backend, entry.scheme),
-                *(str(entry.verdict), value, _short(entry.reason)),
+                *(str(entry.verdict), value, short(entry.reason)),
             ]
             seconds[entry.suite] += sum(entry.timings.values())
     lines = [
@@ -83,15 +72,6 @@ def collect(folders: Sequence[Path]) -> None:
         for suite, cells in kept.items()
     ]
     SOURCE.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-
-
-def _short(reason: str) -> str:
-    """One line, no folder of the machine that it ran on."""
-    line = re.sub(r"(?<![\w.])/(?:[\w.@+-]+/)+", "", " ".join(reason.split()))
-    line = _ACKNOWLEDGED.sub(r"\1", line)
-    # What a quantizer made is kept under a digest.
-    line = re.sub(r"\b[0-9a-f]{40}\.onnx", "its ONNX file", line)
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
 
 
 def render(kept: Mapping[str, Any]) -> str:

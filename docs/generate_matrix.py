@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pages import settle
+
 from harness.defects import DEFECTS, Planting
 from harness.execution.selftest.journal import JOURNAL, Journal
 from harness.execution.selftest.summary import summary
@@ -70,13 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.folders:
         collect(options.folders, options.command)
     wanted = render(json.loads(SOURCE.read_text(encoding="utf-8")))
-    if not options.check:
-        PAGE.write_text(wanted, encoding="utf-8")
-        return 0
-    if PAGE.read_text(encoding="utf-8") == wanted:
-        return 0
-    print(f"{PAGE.name} is stale: run python docs/{Path(__file__).name}")
-    return 1
+    return settle(PAGE, wanted, check=options.check, script=__file__)
 
 
 def collect(folders: Sequence[Path], commands: Sequence[str]) -> None:

@@ -18,7 +18,6 @@ import tempfile
 from pathlib import Path
 
 from conditional_defects import DEFECTS
-from table import answers_by_case
 
 import harness
 from harness.execution.run_folder import EVIDENCE
@@ -27,6 +26,12 @@ from harness.judge.statistics.paired_binary import flips, loss_p_value
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = Path(__file__).resolve().parent / "conditional_defects.py"
 SCHEME = "fp8_weight_only"
+#: Behaviours of which a case expects something of its own.
+TASKS = {"json", "json_schema", "code", "format", "arithmetic", "choice", "fact"} | {
+    "grounded",
+    "needle",
+    "ending",
+}
 COLUMNS = (
     "fault",
     "accuracy",
@@ -124,6 +129,21 @@ def average(own: dict, sound: dict, name: str) -> str:
     shown = f"{entry['value']:.3g} [{entry['low']:.3g}, {entry['high']:.3g}]"
     within = other["low"] <= entry["value"] <= other["high"]
     return shown if within else f"{shown} (told apart)"
+
+
+def answers_by_case(
+    behaviours: list[dict],
+) -> tuple[dict[str, bool], dict[str, bool]]:
+    """By case: whether the reference had all that is expected right, and the target."""
+    before: dict[str, bool] = {}
+    now: dict[str, bool] = {}
+    for entry in behaviours:
+        if entry["name"] not in TASKS:
+            continue
+        for side, key in ((before, "reference_right"), (now, "target_right")):
+            for case, right in zip(entry["cases"], entry[key], strict=True):
+                side[case] = side.get(case, True) and bool(right)
+    return before, now
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from harness.backends import onnx_language
 from harness.backends.onnx_reference_backend import OnnxReferenceBackend
 from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
 from harness.backends.openvino_backend import OpenVinoBackend
@@ -91,6 +92,31 @@ def test_padding_what_follows_and_pieces_change_nothing(model, session):
     for outputs in again.values():
         for name, wanted in plain.items():
             np.testing.assert_allclose(outputs[name]["logits"], wanted, **NEAR)
+
+
+def test_long_rows_go_in_a_few_at_a_time(model, session, monkeypatch):
+    """Engines hold matrices of tokens by tokens for every row that they are given."""
+    rows = []
+    inner = session._session.run
+
+    def run(inputs, **more):
+        rows.append(len(inputs["input_ids"]))
+        return inner(inputs, **more)
+
+    monkeypatch.setattr(session._session, "run", run)
+    whole = run_cases(session, model, cases(model), batch=4).outputs
+    replies = session.generate(requests(model), batch=4)
+    assert max(rows) > 1
+
+    rows.clear()
+    monkeypatch.setattr(onnx_language, "_SCORES", 1)
+    found = run_cases(session, model, cases(model), batch=4).outputs
+    again = session.generate(requests(model), batch=4)
+
+    assert {1} == set(rows)
+    for text, outputs in whole.items():
+        np.testing.assert_allclose(found[text]["logits"], outputs["logits"], **NEAR)
+        assert replies[text].tokens.tolist() == again[text].tokens.tolist()
 
 
 @pytest.mark.parametrize("warm", [{}, {"temperature": 2.0, "seed": 1}])

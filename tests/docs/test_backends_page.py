@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from importlib.metadata import version
 from pathlib import Path
 
+import generate_backends as page
 import pytest
 
 from harness.backends.registry import load_registry
@@ -15,10 +15,6 @@ from harness.environments import read_lock
 from harness.schemes.catalogue import SCHEMES
 
 ROOT = Path(__file__).parents[2]
-FILE = ROOT / "docs" / "generate_backends.py"
-_spec = importlib.util.spec_from_file_location("generate_backends", FILE)
-page = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(page)
 
 PACKAGES = {"onnx-reference": "onnx"}
 #: In environments of their own: what their locks say.

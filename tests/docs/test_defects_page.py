@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
+
+import generate_defects as page
 
 from harness.defects import DEFECTS
 
 ROOT = Path(__file__).parents[2]
-FILE = ROOT / "docs" / "generate_defects.py"
-_spec = importlib.util.spec_from_file_location("generate_defects", FILE)
-page = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(page)
 ENTRIES = page.read()
 
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
+import generate_engines as page
 import pytest
 
 from harness.execution.run_folder import write_report
 from harness.judge.types import Judgement, Measurement, Report, Verdict
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location(
-    "generate_engines", ROOT / "docs" / "generate_engines.py"
-)
-page = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(page)
 
 
 def target(backend, scheme, verdict, reason="", drift=None):

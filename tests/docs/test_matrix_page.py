@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
+import generate_matrix as page
 import pytest
 
 from harness.defects import DEFECTS, Planting
@@ -14,11 +14,6 @@ from harness.execution.selftest.journal import JOURNAL, Journal
 from harness.execution.selftest.trial import Trial
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location(
-    "generate_matrix", ROOT / "docs" / "generate_matrix.py"
-)
-page = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(page)
 
 CAUGHT = Trial(
     suite="toy",
