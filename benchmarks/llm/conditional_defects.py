@@ -15,7 +15,8 @@ import torch
 
 from harness.backends.protocol import Request
 from harness.backends.registry import Registry
-from harness.backends.torch_backend import TorchBackend, TorchSession
+from harness.backends.torch_backend import TorchBackend
+from harness.backends.torch_session import TorchSession
 from harness.models.types import Model
 from harness.schemes.types import Scheme
 

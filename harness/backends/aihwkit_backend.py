@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from harness.backends.analog_backend import AnalogBackend, AnalogSession
 from harness.backends.apart import probe_from_outside
 from harness.backends.protocol import Artifact, Availability, Support
-from harness.backends.torch_backend import TorchSession
+from harness.backends.torch_session import TorchSession
 from harness.environments import is_inside
 from harness.errors import BackendError
 from harness.models.types import Model, Operator

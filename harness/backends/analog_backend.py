@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 
 from harness.backends.protocol import Arithmetic, Support
-from harness.backends.torch_backend import TorchBackend, TorchSession
+from harness.backends.torch_backend import TorchBackend
+from harness.backends.torch_session import TorchSession
 from harness.errors import BackendError
 from harness.models.types import Model, Operator
 from harness.schemes.apply import OperatorPlan

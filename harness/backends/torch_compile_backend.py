@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from harness.backends.protocol import Arithmetic, Availability
-from harness.backends.torch_backend import TorchBackend, TorchSession
+from harness.backends.torch_backend import TorchBackend
+from harness.backends.torch_session import TorchSession
 from harness.errors import BackendError
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from harness.backends.protocol import (
     Support,
     Variant,
 )
-from harness.backends.torch_backend import TorchBackend, TorchSession
+from harness.backends.torch_backend import TorchBackend
+from harness.backends.torch_session import TorchSession
 from harness.errors import MissingExtraError, UnsupportedError
 from harness.models.types import Model
 from harness.schemes.apply import plan
