@@ -1,7 +1,10 @@
 """Questions asked again, in other words or with noise: is the answer still right?
 
-Judged in pairs: a variant is right when it and its original are. What the reference
-does not answer both ways is not blamed on a target, as of any behaviour.
+A model that is changed at all loses answers and gains others, and variants are made of
+questions that the reference answers right: held against the reference alone, they
+could only lose. So a target's answer to a variant is held against its own answer to the
+original, over the pairs that the reference has right both ways. Either of the two may
+then be the one that is lost, unless other words or noise are what breaks it.
 """
 
 from __future__ import annotations
@@ -15,21 +18,23 @@ from harness.behaviours.each_reply import Seen
 from harness.behaviours.types import Answer, BehaviourKind, CaseOutputs, Replies
 from harness.models.types import Case
 
-#: Whether a case and its original are both right; None: nothing to say.
-Both = Callable[[Case, Case], bool | None]
+#: Whether the answer to a case is right; None: nothing to say.
+Right = Callable[[Case], bool | None]
 
 
-def _pairs(
-    cases: Sequence[Case], both: Both, text: Callable[[Case], str]
+def _beside_originals(
+    cases: Sequence[Case], right: Right, text: Callable[[Case], str]
 ) -> dict[str, Answer]:
-    """The answers of all variants whose original is there."""
+    """The answers of all variants whose original has one."""
     by_id = {case.id: case for case in cases}
     found = {}
     for case in cases:
         original = by_id.get(case.variant_of)
-        right = None if original is None else both(case, original)
-        if right is not None:
-            found[case.id] = Answer(text(case), right)
+        if original is None:
+            continue
+        own, first = right(case), right(original)
+        if own is not None and first is not None:
+            found[case.id] = Answer(text(case), own, original=first)
     return found
 
 
@@ -39,7 +44,7 @@ def _robust(
     options: Mapping[str, Any],
     metadata: Mapping[str, Any],
 ) -> dict[str, Answer]:
-    """By what the cases expect; where they expect nothing, both have one reply."""
+    """By what the cases expect of a reply."""
 
     def right(case: Case) -> bool | None:
         return answers(
@@ -53,13 +58,7 @@ def _robust(
             )
         )
 
-    def both(case: Case, original: Case) -> bool:
-        own, first = right(case), right(original)
-        if own is None or first is None:
-            return replies[case.id].text.strip() == replies[original.id].text.strip()
-        return own and first
-
-    return _pairs(cases, both, lambda case: replies[case.id].text)
+    return _beside_originals(cases, right, lambda case: replies[case.id].text)
 
 
 def _robust_choice(
@@ -71,12 +70,10 @@ def _robust_choice(
     """By the likeliest of the choices of each."""
     found = facts.choose(cases, outputs, options, metadata)
 
-    def both(case: Case, original: Case) -> bool | None:
-        if case.id not in found or original.id not in found:
-            return None
-        return found[case.id].right and found[original.id].right
+    def right(case: Case) -> bool | None:
+        return found[case.id].right if case.id in found else None
 
-    return _pairs(cases, both, lambda case: found[case.id].text)
+    return _beside_originals(cases, right, lambda case: found[case.id].text)
 
 
 KINDS: Final = (
@@ -86,13 +83,13 @@ KINDS: Final = (
         options={},
         reads="replies",
         variants=True,
-        summary="a variant and its original are both answered right",
+        summary="a variant is answered right as often as its original",
     ),
     BehaviourKind(
         name="robust_choice",
         evaluate=_robust_choice,
         options={"output": "name of the logits; default: logits"},
         variants=True,
-        summary="of a variant and its original the likeliest answers are both right",
+        summary="the same, by the likeliest of the choices",
     ),
 )

@@ -21,6 +21,13 @@ class Answer:
 
     text: str
     right: bool
+    #: Of a variant: whether its original is right too; None: it is none.
+    original: bool | None = None
+
+    @property
+    def both(self) -> bool:
+        """Whether it is right, and so is its original if it has one."""
+        return self.right and self.original is not False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -110,20 +110,30 @@ def behaviour_evidence(
             continue
         recorded = _recorded(context, by_name[name], whole=whole)
         kind = context.behaviours[by_name[name].kind]
-        unjudged = ""
-        if getattr(kind, "variants", False) and not whole and not target:
-            unjudged = f"no variant is among the {len(run.outputs)} cases that were run"
         cases = tuple(case for case in target if case in recorded)
+        before = [recorded[case].both for case in cases]
+        unjudged = ""
+        variants = getattr(kind, "variants", False)
+        if variants and not whole and not target:
+            unjudged = f"no variant is among the {len(run.outputs)} cases that were run"
+        if variants and any(before):
+            # The reference does both, so its own answer is no news: what is held
+            # against the target's is how the same target does the original.
+            cases = tuple(case for case in cases if recorded[case].both)
+            before = [bool(target[case].original) for case in cases]
+            if not any(before):
+                unjudged = f"the target has none of {len(cases)} originals right"
         found.append(
             BehaviourEvidence(
                 name=name,
                 cases=cases,
-                reference_right=np.array([recorded[c].right for c in cases], bool),
+                reference_right=np.array(before, bool),
                 target_right=np.array([target[c].right for c in cases], bool),
                 answers={c: (recorded[c].text, target[c].text) for c in cases},
                 margin=by_name[name].margin,
                 clusters=clusters_of(tags_of(context), cases),
                 relative=getattr(kind, "relative", False),
+                variants=variants,
                 unjudged=unjudged,
             )
         )

@@ -151,7 +151,7 @@ def _wrong(context: Context, draws: Sequence[Draw]) -> list[DeviceSeries]:
             reference=recorded_replies(context.golden),
         )
         for name, by_case in answers.items():
-            right = [answer.right for answer in by_case.values()]
+            right = [answer.both for answer in by_case.values()]
             if right:
                 found[name, draw.age].append(1 - sum(right) / len(right))
     return [

@@ -233,7 +233,7 @@ class _Recorder:
             },
             behaviours={
                 behaviour: {
-                    case: {"answer": answer.text, "right": answer.right}
+                    case: {"answer": answer.text, "right": answer.both}
                     | (
                         _written(reference.replies[case])
                         if behaviour == REPLIES

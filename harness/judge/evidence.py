@@ -124,6 +124,9 @@ class BehaviourEvidence:
     clusters: tuple[str, ...] | None = None
     #: Whether the reference's own answer is what is right, so that nothing is gained.
     relative: bool = False
+    #: Whether the cases are variants, and `reference_right` the target's own answers to
+    #: their originals, of pairs that the reference has right.
+    variants: bool = False
     #: Why there is nothing to judge, where that is no mistake; "": there is.
     unjudged: str = ""
 

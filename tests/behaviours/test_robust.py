@@ -29,31 +29,30 @@ def judged(cases, texts):
         for name, text in texts.items()
     }
     found = KINDS["robust"].evaluate(cases, replies, {}, {"reference": None})
-    return {name: answer.right for name, answer in found.items()}
+    return {name: (a.original, a.right, a.both) for name, a in found.items()}
 
 
 @pytest.mark.parametrize(
     ("original", "variant", "right"),
     [
-        ("Paris.", "It is Paris.", True),
-        ("Paris.", "Rome.", False),
-        ("Rome.", "Paris.", False),
-        ("Rome.", "Rome.", False),
+        ("Paris.", "It is Paris.", (True, True, True)),
+        ("Paris.", "Rome.", (True, False, False)),
+        ("Rome.", "Paris.", (False, True, False)),
+        ("Rome.", "Rome.", (False, False, False)),
     ],
 )
-def test_both_have_to_be_right(original, variant, right):
-    """The original is no answer of this kind; a wrong one spoils its variants."""
+def test_a_variant_stands_beside_its_original(original, variant, right):
+    """The original is no answer of this kind."""
     found = judged(pair(PARIS), {"a": original, "v": variant})
 
     assert found == {"v": right}
 
 
-def test_without_an_expectation_the_answer_has_to_be_the_same():
-    """White space around it aside."""
+def test_without_an_expectation_nothing_is_right():
+    """Two replies that differ may both be good ones."""
     free = pair({"generate": 3})
 
-    assert judged(free, {"a": "A sea.", "v": " A sea.\n"}) == {"v": True}
-    assert judged(free, {"a": "A sea.", "v": "A lake."}) == {"v": False}
+    assert judged(free, {"a": "A sea.", "v": "A lake."}) == {}
 
 
 def test_a_variant_without_its_original_is_not_judged():
@@ -65,13 +64,13 @@ def test_a_variant_without_its_original_is_not_judged():
 @pytest.mark.parametrize(
     ("rows", "right"),
     [
-        (((0.0, 2.0), (1.0, 3.0)), True),
-        (((0.0, 2.0), (3.0, 1.0)), False),
-        (((2.0, 0.0), (1.0, 3.0)), False),
-        (((0.0, 2.0), (np.nan, 3.0)), False),
+        (((0.0, 2.0), (1.0, 3.0)), (True, True)),
+        (((0.0, 2.0), (3.0, 1.0)), (True, False)),
+        (((2.0, 0.0), (1.0, 3.0)), (False, True)),
+        (((0.0, 2.0), (np.nan, 3.0)), (True, False)),
     ],
 )
-def test_likely_answers_of_both_have_to_be_right(monkeypatch, rows, right):
+def test_likely_answers_stand_beside_each_other(monkeypatch, rows, right):
     """By the logits of each; NaN is never right."""
 
     class Letters:
@@ -92,7 +91,7 @@ def test_likely_answers_of_both_have_to_be_right(monkeypatch, rows, right):
     }
     found = KINDS["robust_choice"].evaluate(cases, outputs, {}, {"tokenizer": "x"})
 
-    assert {name: answer.right for name, answer in found.items()} == {"v": right}
+    assert {name: (a.original, a.right) for name, a in found.items()} == {"v": right}
     likely = facts.choose(cases, outputs, {}, {"tokenizer": "x"})
     assert set(likely) == {"a", "v"}
 

@@ -286,12 +286,17 @@ def test_answers_among_some_cases_are_compared_among_the_same():
 
 
 class Pairs(Kind):
-    """Every variant is answered right."""
+    """Variants are answered as told, and so are their originals; else all right."""
 
     variants = True
 
+    def __init__(self, own=True, original=True):
+        self.own = own
+        self.original = original
+
     def evaluate(self, cases, _outputs, _options, _metadata):
-        return {c.id: Answer("yes", right=True) for c in cases if c.variant_of}
+        found = Answer("yes", self.own, original=self.original)
+        return {c.id: found for c in cases if c.variant_of}
 
 
 def test_a_question_and_its_variants_are_one_prompt():
@@ -323,3 +328,36 @@ def test_a_selection_without_variants_says_that_it_cannot_judge():
     found = judged(some, fine, variants={"b": "a"}, kind=Pairs())[0]
     assert found.unjudged == "no variant is among the 2 cases that were run"
     assert judged(REFERENCE, fine, kind=Pairs())[0].unjudged == ""
+
+
+PAIRED = {"fine": {c: {"answer": "yes", "right": c == "b"} for c in CASES}}
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_a_variant_is_held_against_its_original_in_the_target(original):
+    """Of pairs that the reference has right; a lost original excuses its variant."""
+    golden = dataclasses.replace(context({}).golden, behaviours=PAIRED)
+    fine = Behaviour(kind="fine", name="fine")
+    kind = Pairs(own=False, original=original)
+
+    (found,) = judged(
+        REFERENCE, fine, variants={"b": "a", "c": "a"}, kind=kind, golden=golden
+    )
+
+    assert (found.cases, found.variants) == (("b",), True)
+    assert found.reference_right.tolist() == [original]
+    assert found.target_right.tolist() == [False]
+    told = "" if original else "the target has none of 1 originals right"
+    assert found.unjudged == told
+
+
+def test_pairs_of_which_the_reference_has_none_right_carry_nothing():
+    """They stay, so that the judge finds nothing that could be lost."""
+    wrong = {c: {"answer": "yes", "right": False} for c in CASES}
+    golden = dataclasses.replace(context({}).golden, behaviours={"fine": wrong})
+    fine = Behaviour(kind="fine", name="fine")
+
+    (found,) = judged(REFERENCE, fine, variants={"b": "a"}, kind=Pairs(), golden=golden)
+
+    assert (found.cases, found.unjudged) == (("b",), "")
+    assert found.reference_right.tolist() == [False]

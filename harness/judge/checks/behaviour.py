@@ -187,6 +187,11 @@ def _decide(
         "measurement": found.name,
     }
     changes = f"{table.lost} lost, {table.gained} gained of {table.cases}"
+    if entry.variants:
+        changes = (
+            f"{table.lost} lost whose original is right, {table.gained} right whose "
+            f"original is lost, of {table.cases}"
+        )
     if p <= level:
         wrong = [
             case
