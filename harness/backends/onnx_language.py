@@ -26,10 +26,15 @@ _FIRST: Final = PAST.format(0, "key")
 _SCORES: Final = 2048**2
 
 
+def has_cache(proto: onnx.ModelProto) -> bool:
+    """Whether a graph takes keys and values of what was read before."""
+    return any(value.name == _FIRST for value in proto.graph.input)
+
+
 def with_cache(session: Session, proto: onnx.ModelProto) -> Session:
     """The session itself; or as a language model's where the graph has a cache."""
     shapes = {value.name: value.type.tensor_type.shape for value in proto.graph.input}
-    if _FIRST not in shapes:
+    if not has_cache(proto):
         return session
     heads, width = (shapes[_FIRST].dim[axis].dim_value for axis in (1, 3))
     past = [name for name in shapes if name.startswith(PAST.partition("{")[0])]

@@ -6,6 +6,7 @@ through a second session of the same model whose graph has more outputs.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import time
@@ -17,7 +18,7 @@ import numpy as np
 
 from harness.backends.onnx_artifact import ROUNDS_AND_DECODES, read_artifact
 from harness.backends.onnx_build import support, unquantized
-from harness.backends.onnx_language import with_cache
+from harness.backends.onnx_language import has_cache, with_cache
 from harness.backends.onnx_pool import Pool
 from harness.backends.onnx_qnn import QNN, refuses
 from harness.backends.onnx_session import (
@@ -170,8 +171,7 @@ class OnnxRuntimeBackend:
         """
         if scheme is None:
             built = self._unquantized(model)
-            session = OnnxRuntimeSession(built, self.precision, settings=self.settings)
-            return with_cache(session, built.proto)
+            return self._open(built, self.precision)
         return self.open_built(self.build(model, scheme), scheme)
 
     def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
@@ -190,7 +190,15 @@ class OnnxRuntimeBackend:
         Raises:
             BackendError: the model does not load, or runs elsewhere than asked for.
         """
-        session = OnnxRuntimeSession(built, "fp32", scheme, settings=self.settings)
+        return self._open(built, "fp32", scheme)
+
+    def _open(
+        self, built: QuantizedModel, precision: str, scheme: Scheme | None = None
+    ) -> Session:
+        settings = self.settings
+        if has_cache(built.proto):
+            settings = dataclasses.replace(settings, arena=False)
+        session = OnnxRuntimeSession(built, precision, scheme, settings=settings)
         return with_cache(session, built.proto)
 
     def _unquantized(self, model: Model) -> QuantizedModel:

@@ -20,7 +20,8 @@ from harness.models.kv_cache import (
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Tokens of the prompts that are read at a time, padding included.
+#: Tokens of the prompts that are read, or continued, at a time, padding included: of
+#: each the keys and values of all layers are held, and by some engines held twice.
 MOST_TOKENS: Final = 8192
 #: A prompt is not read beside one of more than so many times its length: padding is
 #: computed like any token.
@@ -84,8 +85,9 @@ def _groups(requests: Sequence[Request], batch: int) -> Iterator[list[_Row]]:
     """What is continued together, the longest prompts first."""
     ordered = sorted(requests, key=lambda r: (-len(r.tokens), r.name))
     while ordered:
-        least = len(ordered[0].tokens) / _LONGER
-        group = [r for r in ordered[:batch] if len(r.tokens) >= least]
+        longest = len(ordered[0].tokens)
+        most = max(1, min(batch, MOST_TOKENS // longest))
+        group = [r for r in ordered[:most] if len(r.tokens) >= longest / _LONGER]
         yield [_Row(request) for request in group]
         ordered = ordered[len(group) :]
 

@@ -7,7 +7,12 @@ from typing import Any, Final
 import numpy as np
 
 from harness.backends.protocol import Arithmetic, QuantizedTensor
-from harness.compare.operator_evidence import OperatorEvidence, WeightEvidence
+from harness.compare.flushed import TRUNCATING, FlushedSums, flushed_outputs
+from harness.compare.operator_evidence import (
+    Flushed,
+    OperatorEvidence,
+    WeightEvidence,
+)
 from harness.models.types import Operator
 from harness.schemes.apply import plan_one, quantize_weight
 from harness.schemes.oracle import OperatorOracle
@@ -42,6 +47,13 @@ class _Sums:
         self.explained = 0.0
         self.elements = 0
         self.nonfinite = 0
+        self.flushed = {"weights": FlushedSums(), "inputs": FlushedSums()}
+
+    def flushed_shares(self) -> tuple[Flushed, ...]:
+        """Of weights and inputs, where there are subnormal numbers."""
+        noise = self.explained / max(1, self.elements)
+        found = [sums.result(what, noise) for what, sums in self.flushed.items()]
+        return tuple(entry for entry in found if entry is not None)
 
 
 class Explained:
@@ -104,9 +116,17 @@ class Explained:
         if wrong:
             sums.nonfinite += wrong
             sums.residual = float("inf")
-        residual, explained = sums.oracle.against(found, observed)
-        sums.residual += residual
-        sums.explained += explained
+        left = sums.oracle.residual(found, observed)
+        sums.residual += float(np.square(left).sum())
+        sums.explained += found.noise_sq
+        rounds = self.arithmetic.accumulate not in TRUNCATING
+        if found.rounding is None and not wrong and rounds:
+            weight = sums.oracle.subnormal_weight
+            if weight is not None and operator.groups == 1:
+                weight = weight[channels]
+            rows, missing = flushed_outputs(found, weight)
+            for what, rows_of in missing.items():
+                sums.flushed[what].add(left[rows], rows_of)
 
     def _stride(self, operator: Operator) -> int:
         """Channels apart; 1 where a channel would otherwise never be computed."""
@@ -128,6 +148,7 @@ class Explained:
                 elements=sums.elements,
                 execution=execution,
                 nonfinite=sums.nonfinite,
+                flushed=sums.flushed_shares(),
             )
             for name, sums in self._sums.items()
         )

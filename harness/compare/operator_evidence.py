@@ -31,6 +31,27 @@ class WeightEvidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Flushed:
+    """Whether elements below the smallest normal number are missing.
+
+    See `compare.flushed`.
+    """
+
+    #: "weights" or "inputs".
+    what: str
+    #: Of what flushing would add to the output, the share that is there, and its
+    #: standard error.
+    share: float
+    error: float
+    #: Output vectors that it rests on, as many as equally large ones would be.
+    vectors: float
+    #: Share of the residual's energy that it accounts for.
+    accounted: float
+    #: Energy of what flushing would add over that of the roundings that theory expects.
+    prominence: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class OperatorEvidence:
     """Sums over the sampled cases for one operator; see `compare.explained`."""
 
@@ -58,6 +79,7 @@ class OperatorEvidence:
     #: Sum of squares that the operator's output differed by when nothing changed
     #: (repetitions, batches), over the same elements; 0: not measured.
     measured_sq: float = 0.0
+    flushed: tuple[Flushed, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from harness.diagnose.engine import diagnose
+from harness.diagnose.engine import confirm, diagnose
 from harness.diagnose.heat import HeatMap, heat_map
 from harness.diagnose.observation import Call, Observation, keep
-from harness.diagnose.types import UNKNOWN, Cause, Diagnosis
+from harness.diagnose.types import FLUSHED, UNKNOWN, Cause, Diagnosis
 
 __all__ = [
+    "FLUSHED",
     "UNKNOWN",
     "Call",
     "Cause",
     "Diagnosis",
     "HeatMap",
     "Observation",
+    "confirm",
     "diagnose",
     "heat_map",
     "keep",

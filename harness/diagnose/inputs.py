@@ -95,7 +95,7 @@ def _changes(tensor: TensorScheme, axis: int) -> Iterator[tuple[str, _Requantize
             _early(dtype),
         )
     if element.kind == "float":
-        for exponent in (-6, -5, -4, -3, -2, -1):
+        for exponent in sorted({element.emin, -6, -5, -4, -3, -2, -1}):
             yield (
                 f"subnormals flushed: input elements below 2**{exponent} are zero",
                 _flush(exponent),

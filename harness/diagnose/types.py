@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 #: The cause that is named when no candidate accounts for what was seen.
 UNKNOWN: Final = "unknown"
+#: The cause that the check of subnormal numbers tells by itself.
+FLUSHED: Final = "subnormals flushed"
 #: A weight that fits what was seen, though nothing that is known makes it: where the
 #: error sits, not what it is.
 ANOTHER_WEIGHT: Final = "another weight"

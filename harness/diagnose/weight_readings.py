@@ -105,7 +105,7 @@ def roundings(seen: Observation, q: Quantized) -> Iterator[Named]:
     table = np.abs(FORMATS[q.element].decoded)
     finite = table[np.isfinite(table) & (table > 0)]
     if FORMATS[q.element].kind == "float" and finite.size:
-        for exponent in range(-8, 0):
+        for exponent in sorted({FORMATS[q.element].emin, *range(-8, 0)}):
             small = 2.0**exponent
             if small > finite.min():
                 flushed = np.where(np.abs(values) < small, 0, values)

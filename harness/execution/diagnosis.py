@@ -13,10 +13,12 @@ import numpy as np
 from harness.backends.protocol import Session
 from harness.compare.operator_evidence import OperatorEvidence
 from harness.diagnose import (
+    FLUSHED,
     UNKNOWN,
     Call,
     Diagnosis,
     Observation,
+    confirm,
     diagnose,
     heat_map,
     keep,
@@ -30,6 +32,7 @@ from harness.execution.cases_run import (
 from harness.execution.jobs import TargetJob, TargetRun
 from harness.execution.loaded import LoadedSuite
 from harness.judge.checks.explained import expected_energy
+from harness.judge.checks.flushed import flushed_p_value
 from harness.judge.levels import ALPHA
 from harness.judge.statistics.quadratic import energy_p_value
 from harness.judge.types import Judgement
@@ -64,7 +67,12 @@ def suspects(entries: Sequence[OperatorEvidence]) -> list[OperatorEvidence]:
         entry
         for entry in entries
         if energy_p_value(entry.residual_sq, expected_energy(entry)) <= level
+        or _is_flushed(entry, level)
     ]
+
+
+def _is_flushed(entry: OperatorEvidence, level: float) -> bool:
+    return any(flushed_p_value(part) <= level for part in entry.flushed)
 
 
 def diagnose_operators(
@@ -86,6 +94,8 @@ def diagnose_operators(
     second = _watch(job, suite, session, groups, watched, names)
     by_name = {operator.name: operator for operator in suite.operators}
     shown = _shown(session, result, names)
+    level = ALPHA / len(result.operators)
+    flushed = {entry.operator for entry in found if _is_flushed(entry, level)}
     results = []
     for name in names:
         seen = Observation(
@@ -96,6 +106,10 @@ def diagnose_operators(
             others=tuple(_others(by_name[name], suite.operators, job)),
             shown=shown.get(name),
         )
+        told = confirm(seen, FLUSHED) if name in flushed else None
+        if told is not None and told.after <= told.limit:
+            results.append(told)
+            continue
         results.append(_diagnosed(job, suite, session, watched, seen, second[name]))
     return tuple(results)
 

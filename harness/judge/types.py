@@ -134,11 +134,13 @@ class OperatorResult:
     execution: str = ""
     #: Relative L2 of oracle(x) against full precision: the format's own noise.
     quantization_noise: float = 0.0
+    #: Whether subnormal numbers of its weight or input count as zero.
+    flushed: bool = False
 
     @property
     def guilty(self) -> bool:
         """Whether the operator does not compute what the scheme says."""
-        return not self.unexplained <= self.limit
+        return self.flushed or not self.unexplained <= self.limit
 
     def as_dict(self) -> dict[str, Any]:
         """JSON; `name` and `unexplained` are the contract."""
@@ -147,6 +149,7 @@ class OperatorResult:
             "unexplained": self.unexplained,
             "limit": self.limit,
             "guilty": self.guilty,
+            "flushed": self.flushed,
             "execution": self.execution,
             "quantization_noise": self.quantization_noise,
         }

@@ -71,6 +71,8 @@ UNIT_ROUNDOFF: Final[Mapping[str, float]] = {
 #: Roundings between x and x / scale in a backend that multiplies by a reciprocal of a
 #: scale that it computed in its own order: four of float32.
 _EDGE: Final = 4 * 2.0**-24
+#: Bits of the elements whose subnormal numbers are told apart.
+_NARROW: Final = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,11 @@ class OracleOutput:
     #: the oracle has them.
     operator: Operator
     weight: Array
+    #: float64, the decoded inputs that were multiplied.
+    inputs: Array
+    #: Of those, what is below the smallest normal number of its format and not zero,
+    #: zeros elsewhere; None: nothing is.
+    subnormal_inputs: Array | None = None
     #: How the result was rounded; None: the scheme leaves results alone.
     rounding: Rounding | None = None
 
@@ -108,12 +115,15 @@ class OperatorOracle:
         #: Both float32, which holds every decoded value exactly.
         self.full_weight = np.asarray(operator.weight, dtype=np.float32)
         self.weight = self.full_weight
+        #: As `OracleOutput.subnormal_inputs`, of the weight.
+        self.subnormal_weight: Array | None = None
         self._nearest: Array | None = None
         #: float32, one for as many inputs as share a scale; None: there are none.
         self._offsets: Array | None = None
         if self.plan.weights:
             quantized = quantize_weight(operator, scheme)
             self.weight = quantized.dequantize()
+            self.subnormal_weight = subnormals(quantized, self.weight)
             if isinstance(quantized, Q4K):
                 self._offsets = quantized.offsets
             if scheme.checkpoint:
@@ -145,10 +155,12 @@ class OperatorOracle:
         full = product(operator, wide, full_weight.astype(np.float64))
         quantized = wide
         others: tuple[Array, ...] = ()
+        small = None
         if self.plan.activations:
             entry = quantize_activation(self.operator, observed, self.scheme)
             decoded: Array = entry.dequantize()
             quantized = decoded.astype(np.float64)
+            small = subnormals(entry, decoded)
             others = self._others(observed, entry)
         exact = product(operator, quantized, weight.astype(np.float64))
         stored = add_bias(operator, exact)
@@ -179,7 +191,16 @@ class OperatorOracle:
             rounding = Rounding(grid, stored, UNIT_ROUNDOFF[output])
             stored, rounded = grid.round(stored), grid.round(rounded)
         return OracleOutput(
-            stored, whole, rounded, noise, flips, operator, weight, rounding
+            exact=stored,
+            full=whole,
+            nearest=rounded,
+            noise_sq=noise,
+            flips=flips,
+            operator=operator,
+            weight=weight,
+            inputs=quantized,
+            subnormal_inputs=small,
+            rounding=rounding,
         )
 
     def _part(self, channels: slice) -> tuple[Operator, Array, Array]:
@@ -202,24 +223,26 @@ class OperatorOracle:
             y: the observed one, of the same shape; its non-finite elements count as
                 equal to the oracle's and are the caller's to count.
         """
-        observed = np.asarray(y, dtype=np.float64)
-        if found.rounding is not None:
-            return self._against_rounded(found, found.rounding, observed)
-        with np.errstate(invalid="ignore"):
-            residual = np.where(np.isfinite(observed), observed - found.exact, 0.0)
-        rows = resolve(found.operator, found.weight, found.flips, residual)
+        rows = self.residual(found, y)
         return float(np.square(rows).sum()), found.noise_sq
 
+    def residual(self, found: OracleOutput, y: Array) -> Array:
+        """Observed minus oracle in rows, without what codes on the edge explain."""
+        observed = np.asarray(y, dtype=np.float64)
+        if found.rounding is not None:
+            return self._beyond_rounding(found, found.rounding, observed)
+        with np.errstate(invalid="ignore"):
+            residual = np.where(np.isfinite(observed), observed - found.exact, 0.0)
+        return resolve(found.operator, found.weight, found.flips, residual)
+
     @staticmethod
-    def _against_rounded(
-        found: OracleOutput, rounding: Rounding, y: Array
-    ) -> tuple[float, float]:
+    def _beyond_rounding(found: OracleOutput, rounding: Rounding, y: Array) -> Array:
         low, high = reach(found.operator, found.weight, found.flips, y)
         before = as_rows(found.operator, rounding.before)
         rows = as_rows(found.operator, y)
         left = rounding.grid.residual(rows, before + low, before + high, rounding.unit)
-        left = left[np.isfinite(rows)]
-        return float(np.square(left).sum()), found.noise_sq
+        kept: Array = np.where(np.isfinite(rows), left, 0.0)
+        return kept
 
     def _others(self, x: Array, entry: Quantized) -> tuple[Array, ...]:
         """Decoded inputs of arithmetic that is off in the last bits.
@@ -237,6 +260,20 @@ class OperatorOracle:
             other: Array = quantize_ggml(x, rounded, nudge=factor).dequantize()
             return other
         return recoded((x * np.float64(factor)).astype(np.float32), entry)
+
+
+def subnormals(entry: Quantized, decoded: Array) -> Array | None:
+    """Decoded values of the elements below the smallest normal one; zeros elsewhere.
+
+    None where there are none, or where elements are no numbers of 8 bits or fewer with
+    an exponent.
+    """
+    fmt = find_format(entry.element)
+    if fmt.kind != "float" or fmt.bits > _NARROW:
+        return None
+    table = np.abs(fmt.decoded)
+    small = ((table > 0) & (table < 2.0**fmt.emin))[entry.codes]
+    return np.where(small, decoded, 0).astype(np.float32) if small.any() else None
 
 
 def recoded(x: Array, entry: Quantized) -> Array:

@@ -7,8 +7,20 @@ import dataclasses
 import numpy as np
 import pytest
 
-from harness.diagnose import UNKNOWN, diagnose, inputs
+from harness.diagnose import (
+    FLUSHED,
+    UNKNOWN,
+    Call,
+    Observation,
+    confirm,
+    diagnose,
+    inputs,
+)
 from harness.errors import NumericsError
+from harness.models.types import Operator
+from harness.schemes.apply import quantize_activation, quantize_weight
+from harness.schemes.catalogue import SCHEMES
+from harness.schemes.oracle import subnormals
 
 
 def rolled(axis, step=1):
@@ -251,3 +263,42 @@ def test_a_weight_that_is_shown_and_not_used_names_nothing(make):
 
     assert diagnose(seen).cause == diagnose(wrong).cause
     assert diagnose(wrong).cause.startswith("output channels")
+
+
+@pytest.mark.parametrize("what", ["weights", "inputs"])
+def test_what_a_check_has_told_is_proven(what):
+    """Numbers so small that every candidate leaves as little."""
+    rng = np.random.default_rng(5)
+    # One element in eight is subnormal, and nothing beside the others.
+    tiny = np.where(np.arange(96) % 8 == 0, np.float32(3e-5), np.float32(1))
+    weight, x = (rng.standard_normal((48, 96)).astype(np.float32) for _ in range(2))
+    if what == "weights":
+        weight *= tiny
+    else:
+        x *= tiny
+    operator = Operator(name="fc", kind="linear", weight=weight)
+    scheme = SCHEMES["fp8_e4m3"]
+    stored = quantize_weight(operator, scheme)
+    entry = quantize_activation(operator, x, scheme)
+    values, decoded = stored.dequantize(), entry.dequantize()
+    if what == "weights":
+        y = decoded @ (values - subnormals(stored, values)).T
+    else:
+        y = (decoded - subnormals(entry, decoded)) @ values.T
+    seen = Observation(operator, scheme, (Call(x, y, 0),))
+
+    found = confirm(seen, FLUSHED)
+
+    assert found.cause == FLUSHED
+    assert ("input" in found.detail) == (what == "inputs")
+    assert found.after < found.before / 2
+    assert found.after <= found.limit
+
+
+def test_what_no_candidate_proves_leaves_all_of_it(make):
+    """The caller looks for another cause then."""
+    seen = make["seen"]("fp8_e4m3", weight=lambda q: -q.dequantize())
+
+    found = confirm(seen, FLUSHED)
+
+    assert found.after > found.limit

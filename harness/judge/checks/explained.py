@@ -13,6 +13,7 @@ from typing import Final
 
 from harness.compare.operator_evidence import OperatorEvidence
 from harness.judge.checks.explained_paths import explained_paths
+from harness.judge.checks.flushed import flushed, is_flushed
 from harness.judge.evidence import Evidence
 from harness.judge.levels import Levels
 from harness.judge.outcome import Outcome, passed, result
@@ -40,9 +41,10 @@ def explained(evidence: Evidence, levels: Levels) -> Outcome:
     )
     results, measurements = _operators(evidence, operators, levels)
     paths = explained_paths(evidence, levels)
-    tests.update(paths.tests)
-    results.extend(paths.results)
-    measurements.extend(paths.measurements)
+    for part in (flushed(evidence, levels), paths):
+        tests.update(part.tests)
+        results.extend(part.results)
+        measurements.extend(part.measurements)
     whole = _end_to_end(evidence, levels)
     if whole is not None:
         p, measurement, decision = whole
@@ -87,6 +89,7 @@ def _operator(
         limit=limit,
         execution=entry.execution,
         quantization_noise=noise,
+        flushed=any(is_flushed(entry, part, levels) for part in entry.flushed),
     )
 
 
@@ -104,7 +107,7 @@ def _operators(
     if not operators:
         return [], []
     worst = max(operators, key=_beyond)
-    guilty = [entry for entry in operators if entry.guilty]
+    guilty = [entry for entry in operators if not _beyond(entry) <= 1]
     allowed = evidence.budgets.get("unexplained")
     source = f"theory: accumulation noise, {levels.family}"
     if allowed is not None and worst.limit == allowed.limit:

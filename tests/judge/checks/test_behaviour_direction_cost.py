@@ -27,6 +27,21 @@ def test_lost_answers_fail_and_are_named(make):
 
 
 @pytest.mark.parametrize(
+    ("gained", "verdict"), [(1, Verdict.BEHAVIOUR), (11, Verdict.PASS)]
+)
+def test_variants_fail_where_they_are_lost_more_often(make, gained, verdict):
+    """Originals that are lost as often are what any change does."""
+    entry = dataclasses.replace(
+        make["behaviour"](lost=12, gained=gained), variants=True
+    )
+    found = judge(make["evidence"](behaviours=(entry,)))
+    wanted = f"12 lost whose original is right, {gained} right whose original is lost"
+
+    assert found.verdict is verdict
+    assert any(wanted in check.reason for check in found.checks)
+
+
+@pytest.mark.parametrize(
     ("name", "margin"), [("fp8_e4m3", 0.005), ("nvfp4", 0.077), ("fp16", 0.0)]
 )
 def test_without_a_stated_margin_the_published_one_of_the_format_stands_in(
