@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.backends import onnx_language
+from harness.backends import onnx_language, onnx_pool, onnx_session
 from harness.backends.onnx_reference_backend import OnnxReferenceBackend
 from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
 from harness.backends.openvino_backend import OpenVinoBackend
@@ -170,3 +170,20 @@ def test_a_missing_input_is_named(model):
 
     with pytest.raises(BackendError, match=r"missing=\['positions'\]"):
         session.run(inputs)
+
+
+def test_memory_is_given_back_between_steps(model, monkeypatch):
+    """Of other graphs it is kept, as ONNX Runtime does by default."""
+    kept = []
+    inner = onnx_pool.open_session
+
+    def open_session(data, settings):
+        kept.append(settings.arena)
+        return inner(data, settings)
+
+    monkeypatch.setattr(onnx_pool, "open_session", open_session)
+
+    OnnxRuntimeBackend("fp32").load(model, None)
+
+    assert kept == [False]
+    assert onnx_session.Settings().arena

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.backends import torch_generate
 from harness.backends.protocol import KV_CACHE, Request
 from harness.backends.torch_backend import TorchBackend
 from harness.backends.torch_kv import cache_rounding, holds_what_it_should
@@ -85,6 +86,28 @@ def test_neighbours_in_a_batch_change_nothing(model, session):
 
     assert alone == tokens(session.generate(asked, batch=3))
     assert alone == tokens(session.generate(asked[::-1], batch=4))
+
+
+def test_long_prompts_are_continued_a_few_at_a_time(model, session, monkeypatch):
+    """The keys and values of all of them would be held at once."""
+    steps = []
+    inner = session.module.step
+
+    def step(ids, mask, cache):
+        steps.append(mask.numel())
+        return inner(ids, mask, cache)
+
+    monkeypatch.setattr(session.module, "step", step)
+    asked = requests(model)
+    alone = tokens(session.generate(asked, batch=4))
+    longest = max(len(request.tokens) for request in asked)
+    assert max(steps) > longest + 12
+
+    steps.clear()
+    monkeypatch.setattr(torch_generate, "MOST_TOKENS", longest)
+
+    assert alone == tokens(session.generate(asked, batch=4))
+    assert max(steps) <= longest + 12
 
 
 def test_sampling_is_reproducible_and_depends_on_its_seed(model, session):
