@@ -22,14 +22,14 @@ from harness.schemes.oracle import OracleOutput
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Output vectors of a linear layer that a call is judged by: the share is the same in
-#: all of them, and a few hundred in all determine it well.
+#: Output vectors that a call is judged by, or those of one entry of a batch: the share
+#: is the same in all of them, and a few hundred in all determine it well.
 _ROWS: Final = 128
 
 #: Sums that cut off what does not fit: there small products are lost by design.
 TRUNCATING: Final = frozenset({"fp8_tensor_core"})
 
-_Missing = tuple[Array | slice, dict[str, Array]]
+_Missing = tuple[Array, dict[str, Array]]
 
 
 class FlushedSums:
@@ -92,20 +92,22 @@ def flushed_outputs(found: OracleOutput, subnormal_weight: Array | None) -> _Mis
         The rows that were computed, and the float64 (rows, channels) of each kind that
         has any subnormal number.
     """
-    operator, inputs = found.operator, found.inputs
-    rows: Array | slice = slice(None)
-    small = found.subnormal_inputs
+    operator, inputs, small = found.operator, found.inputs, found.subnormal_inputs
+    # Output vectors of one entry of the batch: of a linear layer every row is one.
+    each = 1
     if operator.kind == "linear":
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        count = len(flat)
-        rows = np.unique(np.linspace(0, count - 1, min(count, _ROWS)).astype(np.int64))
-        inputs = flat[rows]
-        small = None if small is None else small.reshape(flat.shape)[rows]
+        inputs = inputs.reshape(-1, inputs.shape[-1])
+    else:
+        each = operator.groups * math.prod(found.exact.shape[2:])
+    count = min(len(inputs), math.ceil(_ROWS / max(1, each)))
+    chosen = np.linspace(0, len(inputs) - 1, count).astype(np.int64)
+    rows = (chosen[:, None] * each + np.arange(each)).ravel()
     missing = {}
     if subnormal_weight is not None:
-        missing["weights"] = _product(operator, inputs, subnormal_weight)
+        missing["weights"] = _product(operator, inputs[chosen], subnormal_weight)
     if small is not None:
-        missing["inputs"] = _product(operator, small, found.weight)
+        part = small.reshape(inputs.shape)[chosen]
+        missing["inputs"] = _product(operator, part, found.weight)
     return rows, missing
 
 
