@@ -1,8 +1,9 @@
 """Write docs/selftest-matrix.md: which defect was caught in which target, by what.
 
-python docs/generate_matrix.py               writes the page from selftest-matrix.json
-python docs/generate_matrix.py FOLDER...     adds what self-tests wrote there (--out)
-python docs/generate_matrix.py --check       exit 1 if the page says something else
+python docs/generate_matrix.py                  writes the page from its .json
+python docs/generate_matrix.py FOLDER...        keeps what `selftest --out` wrote there
+python docs/generate_matrix.py --add FOLDER...  the same beside what was kept before
+python docs/generate_matrix.py --check          exit 1 if the page says something else
 """
 
 from __future__ import annotations
@@ -66,40 +67,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Collect, and write or compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("--command", action="append", default=[], metavar="TEXT")
     parser.add_argument("folders", nargs="*", type=Path)
     options = parser.parse_args(arguments)
     if options.folders:
-        collect(options.folders, options.command)
+        before = SOURCE.read_text(encoding="utf-8") if options.add else "{}"
+        collect(options.folders, options.command, json.loads(before))
     wanted = render(json.loads(SOURCE.read_text(encoding="utf-8")))
     return settle(PAGE, wanted, check=options.check, script=__file__)
 
 
-def collect(folders: Sequence[Path], commands: Sequence[str]) -> None:
-    """Keep what the journals of these folders hold.
+def collect(
+    folders: Sequence[Path], commands: Sequence[str], before: Mapping[str, Any]
+) -> None:
+    """Keep what the journals of these folders hold, and what was kept before.
 
     The last trial of a planting counts; clean runs all do.
     """
-    read = [t for f in folders for t in Journal(f / JOURNAL).trials.values()]
-    last = {_planted(trial) or number: trial for number, trial in enumerate(read)}
-    trials = list(last.values())
+    trials = [t for f in folders for t in Journal(f / JOURNAL).trials.values()]
+    rows = [*before.get("trials", ()), *(_row(t) for t in trials if not t.unfit)]
+    last = {_planted(row) or number: row for number, row in enumerate(rows)}
     kept = {
         "date": datetime.now(UTC).date().isoformat(),
-        "commands": list(commands),
+        "commands": [*before.get("commands", ()), *commands],
         "fields": list(FIELDS),
-        "unfit": sum(bool(t.unfit) for t in trials),
-        "trials": [_row(t) for t in trials if not t.unfit],
+        "unfit": before.get("unfit", 0) + sum(bool(t.unfit) for t in trials),
+        "trials": list(last.values()),
     }
     lines = ",\n".join(json.dumps(row) for row in kept.pop("trials"))
     head = json.dumps(kept, indent=1)[:-2]
     SOURCE.write_text(f'{head},\n "trials": [\n{lines}\n ]\n}}\n', encoding="utf-8")
 
 
-def _planted(trial: Trial) -> tuple[Any, ...] | None:
+def _planted(row: Sequence[Any]) -> tuple[Any, ...] | None:
     """What makes a trial the same one again; None: nothing was planted."""
-    if trial.planting is None:
+    values = dict(zip(FIELDS, row, strict=True))
+    if not values["defect"]:
         return None
-    return trial.suite, trial.target, trial.planting
+    return tuple(values[name] for name in (*FIELDS[:5], "level"))
 
 
 def _row(trial: Trial) -> list[Any]:

@@ -77,11 +77,30 @@ def test_a_planting_that_was_tried_again_counts_once(kept, tmp_path):
     journal = Journal(again / JOURNAL)
     journal.add("0", changed(CAUGHT, verdict="pass", operator=""))
     journal.add("1", Trial(suite="toy", target="torch/int8", planting=None))
-    page.collect([tmp_path, again], [])
+    page.collect([tmp_path, again], [], {})
     trials = page.read(json.loads(page.SOURCE.read_text()))
 
     assert len(trials) == len(kept["trials"]) + 1
     assert [t.verdict for t in trials if t.planting == CAUGHT.planting] == ["pass"]
+
+
+def test_later_trials_stand_beside_what_was_kept(kept, tmp_path):
+    """With `--add`; a planting that was tried again counts as it ended now."""
+    again = tmp_path / "again"
+    again.mkdir()
+    journal = Journal(again / JOURNAL)
+    journal.add("0", changed(CAUGHT, verdict="pass", operator=""))
+    journal.add("1", Trial(suite="toy", target="torch/int8", planting=None))
+    command = "quantharness selftest toy --sample"
+
+    assert page.main(["--add", str(again), "--command", command]) == 0
+    now = json.loads(page.SOURCE.read_text())
+    trials = page.read(now)
+
+    assert len(trials) == len(kept["trials"]) + 1
+    assert [t.verdict for t in trials if t.planting == CAUGHT.planting] == ["pass"]
+    assert now["commands"] == [*kept["commands"], command]
+    assert now["unfit"] == kept["unfit"]
 
 
 def test_the_page_shows_what_was_missed_and_what_never_fired(kept):
