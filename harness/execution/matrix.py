@@ -127,7 +127,13 @@ class Matrix:
         results = {}
         with Workers(self, suite) as workers:
             prepared = self._prepare(suite, ref, workers, targets)
+            backend = targets[0].backend
             for target in targets:
+                if target.backend != backend:
+                    # Engines hold gigabytes of a model, all of them more than a
+                    # machine has.
+                    workers.close(backend)
+                    backend = target.backend
                 name = f"{suite.name}/{target.name}"
                 self.observer.on_target(name)
                 evidence = self._target(suite, target, ref, prepared, workers)
@@ -287,7 +293,13 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers.values():
+        for backend in list(self._workers):
+            self.close(backend)
+
+    def close(self, backend: str) -> None:
+        """End a backend's worker; it is made anew when it is asked for again."""
+        worker = self._workers.pop(backend, None)
+        if worker is not None:
             worker.close()
 
     def get(self, backend: str) -> Worker:

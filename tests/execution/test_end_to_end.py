@@ -10,6 +10,7 @@ import pytest
 
 from harness.cli.main import main
 from harness.errors import UsageError
+from harness.execution import isolation, matrix
 from harness.execution.api import explain, record, run
 from harness.execution.calibration import calibrate
 from harness.history import load
@@ -306,6 +307,36 @@ def test_nightlies_keep_their_state_in_the_history(suite, tmp_path, capsys):
     assert {"nights": 1, "lost": 0, "gained": 0} == answers["wealth"]
     assert last.nights["spent"] > last.nights["alpha"]
     assert "lost=0, gained=0 over 1 nights" in str(last.targets[0].as_dict())
+
+
+def test_one_backend_at_a_time_holds_a_model(suite, tmp_path, monkeypatch):
+    """Its worker ends before the next one's starts, but for the oracle's."""
+    text = (suite / "suite.toml").read_text()
+    more = "".join(
+        f'[[target]]\nbackend = "{name}"\nscheme = "mxfp8"\n'
+        for name in ("onnxruntime", "onnxruntime@unoptimized")
+    )
+    (suite / "suite.toml").write_text(f"{text}\n{more}")
+    made, running = [], {}
+
+    class Watched(isolation.Worker):
+        """Tells which others run when it is made."""
+
+        def __init__(self, **options):
+            super().__init__(**options)
+            name = options["log"].stem.removeprefix("small-")
+            running[name] = [n for n, other in made if other._process is not None]
+            made.append((name, self))
+
+    monkeypatch.setattr(matrix, "Worker", Watched)
+
+    result = run([suite], out=tmp_path / "run")
+
+    verdicts = {str(target.verdict) for target in result.targets}
+    assert len(result.targets) == 3
+    assert verdicts <= {"pass", "inconclusive"}
+    assert running == {"onnxruntime": [], "onnxruntime@unoptimized": []}
+    assert all(worker._process is None for _, worker in made)
 
 
 def test_calibrating_one_target_keeps_every_other_entry(suite):
