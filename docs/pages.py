@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -15,13 +17,16 @@ _LONGEST: Final = 300
 
 
 def settle(page: Path, wanted: str, *, check: bool, script: str) -> int:
-    """Write a page; or with `check` say that it is stale, and give 1."""
+    """Write a page; or with `check` say that it is stale and where, and give 1."""
     if not check:
         page.write_text(wanted, encoding="utf-8")
         return 0
-    if page.exists() and page.read_text(encoding="utf-8") == wanted:
+    found = page.read_text(encoding="utf-8") if page.exists() else ""
+    if found == wanted:
         return 0
     print(f"{page.name} is stale: run python docs/{Path(script).name}")
+    lines = (text.splitlines(keepends=True) for text in (found, wanted))
+    sys.stderr.writelines(difflib.unified_diff(*lines, page.name, "should be", n=0))
     return 1
 
 
