@@ -1,8 +1,9 @@
 """Write docs/engines.md: every model on every engine in every scheme, as it was run.
 
-python docs/generate_engines.py                 writes the page from engines.json
-python docs/generate_engines.py RUN_FOLDER...   keeps what `run --all` wrote there
-python docs/generate_engines.py --check         exit 1 if the page says something else
+python docs/generate_engines.py                  writes the page from engines.json
+python docs/generate_engines.py FOLDER...        keeps what `run --all` wrote there
+python docs/generate_engines.py --add FOLDER...  the same beside what was kept before
+python docs/generate_engines.py --check          exit 1 if the page says something else
 """
 
 from __future__ import annotations
@@ -43,18 +44,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Collect, and write or compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("folders", nargs="*", type=Path)
     options = parser.parse_args(arguments)
     if options.folders:
-        collect(options.folders)
+        before = SOURCE.read_text(encoding="utf-8") if options.add else "{}"
+        collect(options.folders, json.loads(before))
     wanted = render(json.loads(SOURCE.read_text(encoding="utf-8")))
     return settle(PAGE, wanted, check=options.check, script=__file__)
 
 
-def collect(folders: Sequence[Path]) -> None:
-    """Keep the cells of these runs; the last one of a target counts."""
-    kept: dict[str, dict[tuple[str, str], list[Any]]] = {}
-    seconds: Counter[str] = Counter()
+def collect(folders: Sequence[Path], before: Mapping[str, Any]) -> None:
+    """Keep the cells of these runs, and of before; the last one of a target counts."""
+    kept: dict[str, dict[tuple[str, str], list[Any]]] = {
+        suite: {(cell[1], cell[2]): cell for cell in run["cells"]}
+        for suite, run in before.items()
+    }
+    seconds = Counter({suite: run["seconds"] for suite, run in before.items()})
     for folder in folders:
         for entry in read_report(folder).targets:
             drift = entry.measurements.get("drift")

@@ -62,6 +62,23 @@ def test_every_cell_says_what_came_of_it(written):
     assert "| `other` | defect | `int8` | off by one |" in text
 
 
+def test_later_runs_stand_beside_what_was_kept(written, tmp_path):
+    """With `--add`; a target that was run again counts as it ended now."""
+    again = tmp_path / "again"
+    again.mkdir()
+    targets = (
+        target("other", "int8", Verdict.PASS, drift=0.25),
+        target("new", "int8", Verdict.PASS, drift=0.5),
+    )
+    write_report(Report(run="r", environment={}, targets=targets), again)
+
+    assert page.main(["--add", str(again)]) == 0
+    text = written.read_text(encoding="utf-8")
+
+    assert "8 targets, 18 s" in text
+    assert "| `int8` | **changed** | 0.042 | 0.25 |  | 0.5 |" in text
+
+
 def test_reasons_stand_once_and_name_no_folder(written):
     """What two schemes share is one row; a table's bars are escaped."""
     text = written.read_text(encoding="utf-8")
