@@ -48,7 +48,9 @@ suites/smollm2` found; a test holds it. What the words mean:
 [language-models.md](language-models.md).
 
 `changed`: a known failure, acknowledged in the suite's `budgets.toml`. Intervals are
-the run's own, by prompt, at its level for one of very many tests.
+the run's own, by prompt, at its level for one of very many tests. The night of
+2026-12-01 was run in parts, by `--backend`; the evidence that they kept was judged
+together (`harness.judge.judge_run`), with the acknowledgements as they are now.
 
 """
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _FIRST: Final = PAST.format(0, "key")
-#: Numbers of one head's attention matrices in a call: eight prompts of 2,000 tokens at
-#: once took OpenVINO 17 GB, because engines keep several matrices of every head.
+#: Numbers of one head's attention matrices in a call: engines hold several matrices of
+#: every head, for all rows at once.
 _SCORES: Final = 2048**2
 
 

@@ -39,8 +39,7 @@ class Settings:
     #: Options of that provider, where it is a plugin.
     provider_options: tuple[tuple[str, str], ...] = ()
     #: Whether memory is kept from call to call. Where every call has larger arrays than
-    #: the last, what was freed fits none of them, and the arena doubles: eight prompts
-    #: of 1,700 tokens took 12 GB to go on from.
+    #: the last, what was freed fits none of them, and the arena grows.
     arena: bool = True
 
     @property

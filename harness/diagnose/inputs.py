@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from harness.diagnose.observation import Observation
+from harness.diagnose.types import FLUSHED
 from harness.numerics import FORMATS, Quantized, decode, find_format, quantize
 from harness.schemes.apply import quantize_activation
 from harness.schemes.types import TensorScheme
@@ -97,7 +98,7 @@ def _changes(tensor: TensorScheme, axis: int) -> Iterator[tuple[str, _Requantize
     if element.kind == "float":
         for exponent in sorted({element.emin, -6, -5, -4, -3, -2, -1}):
             yield (
-                f"subnormals flushed: input elements below 2**{exponent} are zero",
+                f"{FLUSHED}: input elements below 2**{exponent} are zero",
                 _flush(exponent),
             )
     for other in FORMATS.values():

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from harness.diagnose.observation import Observation
+from harness.diagnose.types import FLUSHED
 from harness.diagnose.weight_codes import Named, again, decoded
 from harness.numerics import FORMATS, Quantized, decode
 
@@ -110,7 +111,7 @@ def roundings(seen: Observation, q: Quantized) -> Iterator[Named]:
             if small > finite.min():
                 flushed = np.where(np.abs(values) < small, 0, values)
                 yield (
-                    "subnormals flushed",
+                    FLUSHED,
                     f"elements below 2**{exponent} are zero",
                     flushed.astype(np.float32) * by,
                 )
