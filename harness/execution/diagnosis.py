@@ -62,13 +62,17 @@ def with_diagnosis(judgement: Judgement, found: Sequence[Diagnosis]) -> Judgemen
 
 def suspects(entries: Sequence[OperatorEvidence]) -> list[OperatorEvidence]:
     """Operators that noise cannot explain, in order of execution."""
-    level = ALPHA / max(1, len(entries))
+    level = _level(entries)
     return [
         entry
         for entry in entries
         if energy_p_value(entry.residual_sq, expected_energy(entry)) <= level
         or _is_flushed(entry, level)
     ]
+
+
+def _level(entries: Sequence[OperatorEvidence]) -> float:
+    return ALPHA / max(1, len(entries))
 
 
 def _is_flushed(entry: OperatorEvidence, level: float) -> bool:
@@ -94,7 +98,7 @@ def diagnose_operators(
     second = _watch(job, suite, session, groups, watched, names)
     by_name = {operator.name: operator for operator in suite.operators}
     shown = _shown(session, result, names)
-    level = ALPHA / len(result.operators)
+    level = _level(result.operators)
     flushed = {entry.operator for entry in found if _is_flushed(entry, level)}
     results = []
     for name in names:
@@ -106,11 +110,10 @@ def diagnose_operators(
             others=tuple(_others(by_name[name], suite.operators, job)),
             shown=shown.get(name),
         )
-        told = confirm(seen, FLUSHED) if name in flushed else None
-        if told is not None and told.after <= told.limit:
-            results.append(told)
-            continue
-        results.append(_diagnosed(job, suite, session, watched, seen, second[name]))
+        told = FLUSHED if name in flushed else ""
+        results.append(
+            _diagnosed(job, suite, session, watched, seen, second[name], told)
+        )
     return tuple(results)
 
 
@@ -133,13 +136,19 @@ def _diagnosed(  # noqa: PLR0917 - what looking again needs
     watched: Collection[str],
     seen: Observation,
     again: Sequence[Call],
+    told: str,
 ) -> Diagnosis:
     """The cause, looked for in more calls where the first do not settle it.
+
+    One that a check has told already is looked for first, and is it if it is proven.
 
     The verdict stands without a cause: a search that fails is a fact of the diagnosis,
     never the end of the run.
     """
     try:
+        known = confirm(seen, told) if told else None
+        if known is not None and known.after <= known.limit:
+            return dataclasses.replace(known, heat=heat_map(seen))
         entry = diagnose(seen, again)
         if entry.cause == UNKNOWN and _rows(seen) < _wanted(seen):
             entry = _with_more(job, suite, session, watched, seen) or entry
