@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from harness.backends.protocol import Arithmetic, Availability
 from harness.backends.torch_backend import TorchBackend
 from harness.backends.torch_session import TorchSession
-from harness.errors import BackendError
+from harness.errors import BackendError, UnsupportedError
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,9 @@ class CompiledSession(TorchSession):
         self._proved = False
 
     def _call(self, feeds: Mapping[str, torch.Tensor]) -> Any:
+        import torch
         from torch._dynamo import config
+        from torch._dynamo.exc import BackendCompilerFailed
         from torch._dynamo.utils import counters
 
         before = _graphs(counters)
@@ -58,8 +60,15 @@ class CompiledSession(TorchSession):
                 self._limit, config.accumulated_recompile_limit
             ),
         }
-        with config.patch(fail_on_recompile_limit_hit=True, **limits):
-            found = self._compiled(feeds)
+        try:
+            with config.patch(fail_on_recompile_limit_hit=True, **limits):
+                found = self._compiled(feeds)
+        except BackendCompilerFailed as error:
+            # Its lines after the first are inductor's graph.
+            reason = str(error).partition("\n")[0]
+            raise UnsupportedError(
+                f"torch {torch.__version__} does not compile the model: {reason}"
+            ) from error
         self._proved |= _graphs(counters) > before
         if not self._proved:
             raise BackendError(

@@ -258,7 +258,9 @@ class QuantizedLayer(torch.nn.Module):  # type: ignore[misc]
         return scale_of(amax, tensor.format)
 
     def _native(self, x: T) -> T:
-        rows = x.reshape(-1, x.shape[-1])
+        # Rows one after another: what comes from a convolution may be transposed, and
+        # CUDA's kernels and inductor refuse that.
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
         count, out = rows.shape[0], self.stored.codes.shape[0]
         # The kernel asks for strides of 1 even along an axis of length 1.
         scale = (

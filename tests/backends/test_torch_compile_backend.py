@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
 from harness.backends.torch_backend import TorchBackend
 from harness.backends.torch_compile_backend import CompiledSession, TorchCompileBackend
 from harness.compare.explained import Explained
-from harness.errors import BackendError
+from harness.errors import BackendError, UnsupportedError
 from harness.judge.statistics.quadratic import energy_factor
 from harness.models.torch_model import TorchModel
 from harness.schemes.catalogue import SCHEMES
@@ -56,6 +57,48 @@ def test_a_compiled_module_is_explained_and_watched_alike(model):
     (name,) = plain
     assert np.allclose(plain[name], outputs[name], rtol=1e-5, atol=1e-6)
     assert "compiled by inductor" in session.arithmetic().detail
+
+
+class Transposed(torch.nn.Module):
+    """Channels first, as a convolution leaves them, then a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(64, 48)
+
+    def forward(self, x):
+        return self.layer(x.transpose(1, 2))
+
+
+@pytest.mark.quant_slow
+@pytest.mark.parametrize("scheme", ["fp8_e4m3", "int8"])
+def test_a_transposed_input_compiles(scheme):
+    """Inductor and CUDA take rows only, where eager kernels on the CPU take either."""
+    x = np.random.default_rng(1).standard_normal((1, 64, 24)).astype(np.float32)
+    model = TorchModel("transposed", Transposed, example={"x": x})
+    found = [
+        backend.load(model, SCHEMES[scheme]).run({"x": x})
+        for backend in (TorchBackend(), TorchCompileBackend())
+    ]
+    (name,) = found[0]
+
+    assert np.allclose(found[0][name], found[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_what_inductor_refuses_is_unsupported(model, monkeypatch):
+    """A line of why; the graph that inductor prints stays in its log."""
+
+    def refuse(function):
+        def call(feeds):
+            raise InductorError(RuntimeError("no such kernel\n  args[0]: TensorBox("), None)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    session = TorchCompileBackend().load(model, None)
+    with pytest.raises(UnsupportedError, match="does not compile .*such kernel$"):
+        session.run({"x": np.ones((2, 64), np.float32)})
 
 
 def test_nothing_compiled_is_an_error(model, monkeypatch):
