@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
@@ -20,13 +20,22 @@ if TYPE_CHECKING:
 _PRODUCTS: Final = ("FullyConnected", "Convolution", "MatMul")
 #: OpenVINO's name of an inference precision -> ours.
 PRECISIONS: Final[Mapping[str, str]] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+#: float32 arithmetic, and inputs left as they are.
+PINNED: Final[dict[str, Any]] = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+}
 #: Types of weights that are low precision, as OpenVINO writes them.
 _INTEGERS: Final = ("i8", "u8", "i4", "u4")
 _LOW: Final = (*_INTEGERS, "nf4", "f8e4m3", "f8e5m2", "f4e2m1")
 
 
-def compile_model(data: bytes, settings: Mapping[str, Any]) -> openvino.CompiledModel:
-    """An ONNX model compiled for the CPU.
+def compile_model(
+    data: bytes,
+    settings: Mapping[str, Any],
+    change: Callable[[openvino.Model], None] | None = None,
+) -> openvino.CompiledModel:
+    """An ONNX model compiled for the CPU, after `change` if there is one.
 
     Raises:
         UsageError: QUANTHARNESS_THREADS is not a whole number.
@@ -48,6 +57,8 @@ def compile_model(data: bytes, settings: Mapping[str, Any]) -> openvino.Compiled
         raise UnsupportedError(
             f"openvino does not read the model: {line(error)}"
         ) from None
+    if change is not None:
+        change(model)
     try:
         return core.compile_model(model, "CPU", config)
     except Exception as error:  # noqa: BLE001
@@ -140,6 +151,8 @@ class Product:
     kernel: str
     #: Whether it multiplies codes.
     low: bool
+    #: Type of the weights that it reads, as OpenVINO calls it: "nf4", "f32".
+    weights: str
     #: Whether OpenVINO quantizes its input by itself, whatever the graph says.
     unasked: bool
 
@@ -158,13 +171,13 @@ def products(compiled: openvino.CompiledModel) -> list[Product]:
             continue
         kernel = info["primitiveType"].replace("undef_", f"{info['layerType']} ")
         low = kernel.lower().endswith(_INTEGERS)
-        integers = info["runtimePrecision"] in _INTEGERS
+        weights = info["runtimePrecision"]
         full = info["layerType"] == "FullyConnected"
-        unasked = bool(group) and full and integers and not low
+        unasked = bool(group) and full and weights in _INTEGERS and not low
         if unasked:
             kernel = f"FullyConnected i8, its input quantized in groups of {group}"
         names = frozenset(info["originalLayersNames"].split(","))
-        found.append(Product(names, kernel, low or unasked, unasked))
+        found.append(Product(names, kernel, low or unasked, weights, unasked))
     return found
 
 

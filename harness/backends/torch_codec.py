@@ -32,10 +32,28 @@ _MAX: Final = {
     "int8": 127.0,
     "int4": 7.0,
 }
+
+
+def _normal_float() -> tuple[float, ...]:
+    """NF4's values: quantiles of the normal distribution, the largest of them 1.
+
+    Eight positive ones and seven negative, evenly spaced in probability, and zero
+    (Dettmers et al. 2023, section 3; the offset is that of their code).
+    """
+    sides = [
+        sign * torch.special.ndtri(torch.linspace(0.9677083, 0.5, count).double())
+        for sign, count in ((1, 9), (-1, 8))
+    ]
+    values = torch.cat([side[:-1] for side in sides] + [torch.zeros(1).double()])
+    ordered = values.float().sort().values
+    return tuple((ordered / ordered[-1]).tolist())
+
+
 _E2M1: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _TABLES: Final = {
     "fp4_e2m1": (*_E2M1, *(-value for value in _E2M1)),
     "int4": (*range(8), *range(-8, 0)),
+    "nf4": _normal_float(),
 }
 
 

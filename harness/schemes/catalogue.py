@@ -124,6 +124,11 @@ SCHEMES: Final[dict[str, Scheme]] = {
             weights=_blocks("int4", 128),
             summary="INT4 symmetric weights in groups of 128",
         ),
+        Scheme(
+            name="nf4",
+            weights=_blocks("nf4", 64),
+            summary="NF4 weights in groups of 64, as QLoRA and OpenVINO store them",
+        ),
     )
 }
 

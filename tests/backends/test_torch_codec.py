@@ -103,6 +103,17 @@ def test_a_code_of_eight_bits_is_a_byte():
     assert found.tobytes() == decode(codes, "fp8_e1m6").tobytes()
 
 
+@pytest.mark.parametrize("name", ["nf4", "int4", "fp4_e2m1"])
+def test_codes_of_four_bits_are_two_a_byte(name):
+    """Each of the 16 decodes to what the oracle decodes it to."""
+    codes = np.arange(16, dtype=np.uint8)
+    packed = codec.pack(torch.from_numpy(codes), name)
+    found = codec.unpack(packed, name, 16).numpy()
+
+    assert packed.shape == (8,)
+    assert np.array_equal(found, decode(codes, name))
+
+
 def test_powers_of_two_at_every_exponent():
     """floor(log2(amax)) - emax, from the smallest subnormal to the largest float32."""
     exponents = np.arange(-149, 128)

@@ -91,13 +91,15 @@ def test_what_inductor_refuses_is_unsupported(model, monkeypatch):
 
     def refuse(function):
         def call(feeds):
-            raise InductorError(RuntimeError("no such kernel\n  args[0]: TensorBox("), None)
+            raise InductorError(
+                RuntimeError("no such kernel\n  args[0]: TensorBox("), None
+            )
 
         return call
 
     monkeypatch.setattr(torch, "compile", refuse)
     session = TorchCompileBackend().load(model, None)
-    with pytest.raises(UnsupportedError, match="does not compile .*such kernel$"):
+    with pytest.raises(UnsupportedError, match=r"does not compile .*such kernel$"):
         session.run({"x": np.ones((2, 64), np.float32)})
 
 

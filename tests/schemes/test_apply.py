@@ -58,8 +58,8 @@ def test_weights_share_scales_as_the_scheme_says(name, linear, conv):
         if scheme.weights.granularity == "channel":
             assert scales.size == out
         else:
-            sizes = {"nvfp4": 16, "bfp16": 8, "int4": scheme.weights.block}
-            size = sizes.get(scheme.weights.format, 32)
+            sizes = {"nvfp4": 16, "bfp16": 8}
+            size = scheme.weights.block or sizes.get(scheme.weights.format, 32)
             assert scales.shape == (out, -(-length // size), *rest)
 
 

@@ -17,7 +17,7 @@ def test_every_scheme_is_found_by_its_own_name():
 @pytest.mark.parametrize("name", sorted(SCHEMES))
 def test_weight_only_schemes_say_so(name):
     """A scheme without activations is weight-only, and only such a one."""
-    expected = name.endswith("weight_only") or name.startswith("int4")
+    expected = name.endswith("weight_only") or name.startswith(("int4", "nf4"))
 
     assert SCHEMES[name].weight_only == expected
 
