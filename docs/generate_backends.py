@@ -31,6 +31,8 @@ BACKENDS: Final = (
     "onnxruntime@qnn",
     "openvino",
     "openvino@f32",
+    "openvino@compressed",
+    "openvino@compressed_f32",
     "onnx-reference",
     "quark",
     "iree",
