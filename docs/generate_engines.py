@@ -18,8 +18,6 @@ from typing import Any, Final
 
 from pages import settle, short
 
-from harness.execution.run_folder import read_report
-
 FOLDER: Final = Path(__file__).parent
 PAGE: Final = FOLDER / "engines.md"
 SOURCE: Final = FOLDER / "engines.json"
@@ -62,15 +60,18 @@ def collect(folders: Sequence[Path], before: Mapping[str, Any]) -> None:
     }
     seconds = Counter({suite: run["seconds"] for suite, run in before.items()})
     for folder in folders:
-        for entry in read_report(folder).targets:
-            drift = entry.measurements.get("drift")
-            value = None if drift is None else float(f"{drift.value:.2g}")
-            cells = kept.setdefault(entry.suite, {})
-            cells[entry.backend, entry.scheme] = [
-                *(entry.suite, entry.backend, entry.scheme),
-                *(str(entry.verdict), value, short(entry.reason)),
+        # A run that was interrupted counts as far as it came.
+        files = folder.glob("targets/*/*/*/verdict.json")
+        for file in sorted(files, key=lambda file: file.stat().st_mtime):
+            entry = json.loads(file.read_text(encoding="utf-8"))
+            drift = entry["measurements"].get("drift")
+            value = None if drift is None else float(f"{drift['value']:.2g}")
+            cells = kept.setdefault(entry["suite"], {})
+            cells[entry["backend"], entry["scheme"]] = [
+                *(entry["suite"], entry["backend"], entry["scheme"]),
+                *(entry["verdict"], value, short(entry["reason"])),
             ]
-            seconds[entry.suite] += sum(entry.timings.values())
+            seconds[entry["suite"]] += sum(entry["timings"].values())
     lines = [
         f' "{suite}": {{\n  "seconds": {seconds[suite]:.0f},\n  "cells": [\n   '
         + ",\n   ".join(json.dumps(cell) for cell in cells.values())
