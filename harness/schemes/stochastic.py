@@ -48,7 +48,9 @@ class Perturbed(TorchDispatchMode):  # type: ignore[misc]
         self._more = max(1.0, products / step) if step else 1.0
         self._generator = torch.Generator().manual_seed(seed)
         z = torch.rand(_DRAWN, generator=self._generator, dtype=torch.float64)
-        self._errors = step * (2 * z - 1)
+        # Twice, so that a share that reaches the end goes on from the beginning.
+        self._errors = (step * (2 * z - 1)).repeat(2)
+        self._factors = 1 + self._errors
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -79,18 +81,17 @@ class Perturbed(TorchDispatchMode):  # type: ignore[misc]
         if not tensor.is_floating_point():
             return tensor
         with _disable_current_modes():
-            errors = self._draw(tensor.numel()).reshape(tensor.shape).to(tensor.dtype)
-            if times != 1.0:
-                errors = errors * times
-            if absolute:
-                return tensor + errors
             # Not x + x * e: infinity, as masks have it, would become NaN.
-            return tensor * (1 + errors)
+            if not absolute and times == 1.0:
+                return tensor * self._share(self._factors, tensor)
+            errors = self._share(self._errors, tensor) * times
+            return tensor + errors if absolute else tensor * (1 + errors)
 
-    def _draw(self, count: int) -> torch.Tensor:
-        """Errors, from a random place on, over and over if there are not enough."""
+    def _share(self, drawn: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+        """Of the tensor's shape, from a random place on; over and over if too few."""
+        count = tensor.numel()
         start = int(torch.randint(_DRAWN, (1,), generator=self._generator))
-        errors = self._errors.roll(-start) if count > _DRAWN - start else None
-        if errors is None:
-            return self._errors[start : start + count]
-        return errors.repeat(-(-count // _DRAWN))[:count]
+        share = drawn[start : start + min(count, _DRAWN)]
+        if count > _DRAWN:
+            share = share.repeat(-(-count // _DRAWN))[:count]
+        return share.reshape(tensor.shape).to(tensor.dtype)
