@@ -17,7 +17,8 @@
     ├── UnsupportedError      a backend cannot run this model or scheme
     ├── MissingExtraError     an optional dependency is not installed
     └── BackendError          a backend crashed, hung or returned garbage: exit code 3
-        └── BackendTimeout    it did not answer in time
+        ├── BackendTimeout    it did not answer in time
+        └── BackendMemoryError  it took more memory than it was given
 """
 
 from __future__ import annotations
@@ -127,3 +128,7 @@ class BackendError(HarnessError):
 
 class BackendTimeout(BackendError):  # noqa: N818
     """A backend did not answer within the time it was given."""
+
+
+class BackendMemoryError(BackendError):
+    """A backend took more memory than it was given."""

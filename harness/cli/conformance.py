@@ -7,7 +7,7 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
-from harness.cli.options import add_json, add_plugin
+from harness.cli.options import add_json, add_memory, add_plugin
 
 if TYPE_CHECKING:
     from harness.conformance import SchemeReport
@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="most that one scheme may take (default: no limit)",
     )
+    add_memory(parser)
     add_plugin(parser)
     add_json(parser)
 
@@ -55,6 +56,7 @@ def execute(options: argparse.Namespace) -> int:
         schemes,
         plugins=options.plugin,
         timeout=options.timeout,
+        memory=options.memory,
         on_done=None if options.json else show,
     )
     passed = conforms(reports)

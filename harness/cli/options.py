@@ -49,6 +49,17 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_memory(parser: argparse.ArgumentParser) -> None:
+    """What a worker may hold."""
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIGABYTES",
+        help="most that a backend's process may hold in memory, beyond which it is "
+        "killed (default: no limit)",
+    )
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Everything that `run`, `gate` and `nightly` take."""
     add_paths(parser)
@@ -67,6 +78,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="most that one target may take (default: no limit)",
     )
+    add_memory(parser)
     parser.add_argument(
         "--out", metavar="DIR", help="the run's folder (default: reports/RUN-ID)"
     )
@@ -82,5 +94,6 @@ def run_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "plugins": options.plugin,
         "workers": options.workers,
         "timeout": options.timeout,
+        "memory": options.memory,
         "out": options.out,
     }

@@ -43,6 +43,7 @@ def run(
     plugins: Sequence[str] = (),
     workers: int = 1,
     timeout: float | None = None,
+    memory: float | None = None,
     out: str | Path | None = None,
     baseline: str | None = None,
     across_versions: bool = False,
@@ -59,6 +60,8 @@ def run(
         plugins: modules or files whose `register(registry)` is called.
         workers: suites run at the same time, each with its share of the cores.
         timeout: seconds that one target may take; None: no limit.
+        memory: gigabytes (10^9 bytes) that a backend's process may have resident;
+            None: no limit.
         out: the run's folder; None: `reports/<run id>`.
         baseline: a run's folder or `history:latest`, to compare with.
         across_versions: compare with a baseline of another version of the backend,
@@ -91,6 +94,7 @@ def run(
         plugins=plugins,
         workers=workers,
         timeout=timeout,
+        memory=memory,
         out=out,
         baseline=baseline,
         across_versions=across_versions,
@@ -105,6 +109,7 @@ def run_targets(
     plugins: Sequence[str] = (),
     workers: int = 1,
     timeout: float | None = None,
+    memory: float | None = None,
     out: str | Path | None = None,
     baseline: str | None = None,
     across_versions: bool = False,
@@ -116,6 +121,8 @@ def run_targets(
         raise UsageError(f"workers={workers}, but should be at least 1")
     if timeout is not None and not timeout > 0:
         raise UsageError(f"timeout={timeout}, but should be more than 0 seconds")
+    if memory is not None and not memory > 0:
+        raise UsageError(f"memory={memory}, but should be more than 0 gigabytes")
     watcher = observer or Silent()
     started = datetime.now(UTC)
     clock = time.perf_counter()
@@ -142,6 +149,7 @@ def run_targets(
         observer=watcher,
         plugins=plugins,
         timeout=timeout,
+        memory=None if memory is None else memory * 1e9,
         workers=workers,
         baseline=found,
         mode="gate" if history is None else "nightly",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.backends.registry import Registry
 from harness.conformance import SchemeReport
-from harness.errors import BackendError
+from harness.errors import BackendError, UsageError
 from harness.execution.isolation import Worker
 from harness.execution.jobs import ConformanceJob
 from harness.schemes.types import Scheme
@@ -21,6 +21,7 @@ def conform(
     *,
     plugins: Sequence[str] = (),
     timeout: float | None = None,
+    memory: float | None = None,
     on_done: Callable[[SchemeReport], None] | None = None,
 ) -> tuple[SchemeReport, ...]:
     """Examine every scheme, one after another.
@@ -31,19 +32,25 @@ def conform(
         schemes: what to examine.
         plugins: given to the worker.
         timeout: seconds for one scheme; None: no limit.
+        memory: gigabytes (10^9 bytes) that the process may have resident; None: no
+            limit.
         on_done: called with each report as it comes.
 
     Raises:
-        UsageError: there is no such backend or variant.
+        UsageError: there is no such backend or variant, or a limit of 0 or less.
         PluginError: a plugin does not load.
     """
     registry.backend(backend)
+    for name, limit in (("timeout", timeout), ("memory", memory)):
+        if limit is not None and not limit > 0:
+            raise UsageError(f"{name}={limit}, but should be more than 0")
     found = []
     with tempfile.TemporaryDirectory() as folder:
         worker = Worker(
             log=Path(folder) / "worker.log",
             plugins=plugins,
             environment=registry.environment(backend),
+            memory=None if memory is None else memory * 1e9,
         )
         with worker:
             for scheme in schemes:

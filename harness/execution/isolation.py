@@ -19,19 +19,34 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from harness.environments import VARIABLE, launch
-from harness.errors import BackendError, BackendTimeout, HarnessError
+from harness.errors import (
+    BackendError,
+    BackendMemoryError,
+    BackendTimeout,
+    HarnessError,
+)
 from harness.execution.jobs import Job
 from harness.execution.messages import receive, send
 
 #: What a worker says on its way: cases done, cases in all.
 OnProgress = Callable[[int, int], None]
+#: Seconds after which a worker's memory is looked at again, where it has a limit.
+_PERIOD: Final = 0.1
 
 
 class Worker:
-    """One worker process; used for one job after another."""
+    """One worker process; used for one job after another.
+
+    Args:
+        log: where what it prints goes.
+        plugins: that it loads.
+        threads: of its engines; None: as many as they like.
+        environment: variables of the process beside ours: a backend's variant.
+        memory: most bytes that it may have resident; None: no limit.
+    """
 
     def __init__(
         self,
@@ -40,12 +55,13 @@ class Worker:
         plugins: Sequence[str] = (),
         threads: int | None = None,
         environment: Mapping[str, str] | None = None,
+        memory: float | None = None,
     ) -> None:
         self.log = log
         self.plugins = tuple(plugins)
         self.threads = threads
-        #: Variables of the process beside ours: a backend's variant.
         self.environment = dict(environment or {})
+        self.memory = memory
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
@@ -71,6 +87,7 @@ class Worker:
 
         Raises:
             BackendTimeout: no result within `timeout` seconds; the worker is killed.
+            BackendMemoryError: it took more memory than it may; the same.
             BackendError: the worker died; says by which signal, and its last words.
             HarnessError: what the job itself raised on purpose.
         """
@@ -79,8 +96,7 @@ class Worker:
         try:
             send(connection, ("job", job))
             while True:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and (left <= 0 or not connection.poll(left)):
+                if not self._answers(connection, deadline):
                     self.kill()
                     raise BackendTimeout(
                         f"no answer within {timeout:g} s (--timeout); killed"
@@ -101,6 +117,41 @@ class Worker:
             if not isinstance(error, HarnessError):
                 self.kill()
             raise
+
+    def _answers(self, connection: Connection, deadline: float | None) -> bool:
+        """Wait until there is something to receive; False: not before the deadline."""
+        while True:
+            self._check_memory()
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            if self.memory is None:
+                return connection.poll(left)
+            if connection.poll(_PERIOD if left is None else min(_PERIOD, left)):
+                return True
+
+    def _check_memory(self) -> None:
+        """Kill the worker if it has more than it may.
+
+        Raises:
+            BackendMemoryError: it had.
+        """
+        if self.memory is None:
+            return
+        import psutil
+
+        assert self._process is not None  # sanity check
+        try:
+            taken = psutil.Process(self._process.pid).memory_info().rss
+        except psutil.Error:
+            # It has ended: what is received next says how.
+            return
+        if taken > self.memory:
+            self.kill()
+            raise BackendMemoryError(
+                f"the backend's process had {taken / 1e9:.2f} GB in memory, but should "
+                f"have at most {self.memory / 1e9:g} GB (--memory); killed"
+            )
 
     def _start(self) -> Connection:
         if self._process is not None and self._process.poll() is None:

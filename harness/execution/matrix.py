@@ -69,6 +69,8 @@ class Matrix:
     observer: Observer
     plugins: Sequence[str] = ()
     timeout: float | None = None
+    #: Most bytes that one worker may have resident.
+    memory: float | None = None
     workers: int = 1
     baseline: Baseline | None = None
     #: "gate" controls the family-wise error rate of the run, "nightly" the rate of
@@ -315,6 +317,7 @@ class Workers:
                 plugins=self._matrix.plugins,
                 threads=threads if shared else None,
                 environment=self._matrix.registry.environment(backend),
+                memory=self._matrix.memory,
             )
         return self._workers[backend]
 

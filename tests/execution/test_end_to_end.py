@@ -152,6 +152,14 @@ REUSED = """
 """
 
 
+#: More and more of it, until it is killed.
+GREEDY = """hoard = []
+        while True:
+            hoard.append(np.ones(10**7))
+            time.sleep(0.01)
+"""
+
+
 @pytest.mark.parametrize(
     ("load", "act", "verdict", "message"),
     [
@@ -161,6 +169,7 @@ REUSED = """
         (PLAIN, "os._exit(3)", "error", "status 3"),
         (PLAIN, "time.sleep(600)", "error", "no answer within 40 s"),
         (PLAIN, "raise MemoryError('too much')", "error", "MemoryError: too much"),
+        (PLAIN, GREEDY, "error", "should have at most 4 GB (--memory); killed"),
         (
             PLAIN,
             "outputs._arrays['output'] = outputs['output'] * np.nan",
@@ -182,6 +191,7 @@ REUSED = """
         "exit",
         "hang",
         "memory",
+        "too much memory",
         "nan",
         "reused",
         "unquantized",
@@ -195,7 +205,7 @@ def test_what_a_backend_does_wrong_is_the_targets_verdict(  # noqa: PLR0917
     plugin.write_text(PLUGIN.format(act=act, load=load))
     write(suite, backend="planted")
 
-    found = judge(suite, tmp_path / "out", plugins=[str(plugin)], timeout=40)
+    found = judge(suite, tmp_path / "out", plugins=[str(plugin)], timeout=40, memory=4)
 
     assert verdict == str(found.verdict), found.reason
     assert message in found.reason
