@@ -59,8 +59,8 @@ class Finding:
 
     #: missing: it has no kernel; cast: computed in another type than the model says;
     #: elsewhere: another device or provider would run it; dynamic: a shape that is
-    #: only known when it runs.
-    kind: Literal["missing", "cast", "elsewhere", "dynamic"]
+    #: only known when it runs; untried: its inputs' types are not known.
+    kind: Literal["missing", "cast", "elsewhere", "dynamic", "untried"]
     #: The operator, with its domain if it is not ONNX's own; or the input.
     what: str
     #: Nodes that it is about.

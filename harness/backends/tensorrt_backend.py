@@ -27,6 +27,7 @@ from harness.backends.protocol import (
     Arithmetic,
     Artifact,
     Availability,
+    Finding,
     Outputs,
     Session,
     Support,
@@ -105,6 +106,30 @@ class TensorRtBackend:
         if reason:
             return Support(supported=False, reason=f"tensorrt: {reason}")
         return support(model, scheme)
+
+    def preflight(self, model: Model) -> list[Finding]:
+        """What TensorRT's own parser says about the model's operators."""
+        import tensorrt
+
+        from harness.backends.onnx_preflight import dynamic_inputs
+
+        proto = model.onnx()
+        logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+        network = _network(tensorrt, tensorrt.Builder(logger))
+        parser = tensorrt.OnnxParser(network, logger)
+        found: list[Finding] = []
+        if not parser.parse(proto.SerializeToString()):
+            reasons: Counter[tuple[str, str]] = Counter()
+            for index in range(parser.num_errors):
+                error = parser.get_error(index)
+                place = error.node()
+                node = proto.graph.node[place] if place >= 0 else None
+                reasons[node.op_type if node else "the model", error.desc()] += 1
+            found = [
+                Finding("missing", what, count, detail)
+                for (what, detail), count in reasons.items()
+            ]
+        return [*found, *dynamic_inputs(proto, model.batch_axes)]
 
     def load(self, model: Model, scheme: Scheme | None) -> Session:
         """Build the graph; engines are built for the shapes that come.
@@ -219,6 +244,14 @@ class TensorRtSession:
         return read_artifact(self._bytes, self._built, self._scheme, evaluate)
 
 
+def _network(tensorrt: Any, builder: Any) -> Any:
+    """An empty network whose types are the model's own."""
+    # Absent where every network is strongly typed.
+    flags = getattr(tensorrt, "NetworkDefinitionCreationFlag", None)
+    typed = getattr(flags, "STRONGLY_TYPED", None)
+    return builder.create_network(0 if typed is None else 1 << int(typed))
+
+
 class _Engine:
     """One built engine, for a range of shapes.
 
@@ -233,10 +266,7 @@ class _Engine:
         self._device = device
         logger = tensorrt.Logger(tensorrt.Logger.ERROR)
         builder = tensorrt.Builder(logger)
-        # Absent where every network is strongly typed.
-        flags = getattr(tensorrt, "NetworkDefinitionCreationFlag", None)
-        typed = getattr(flags, "STRONGLY_TYPED", None)
-        network = builder.create_network(0 if typed is None else 1 << int(typed))
+        network = _network(tensorrt, builder)
         parser = tensorrt.OnnxParser(network, logger)
         if not parser.parse(data):
             told = [parser.get_error(i).desc() for i in range(parser.num_errors)]

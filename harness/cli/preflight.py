@@ -39,7 +39,7 @@ def execute(options: argparse.Namespace) -> int:
     """Look; 0: it would run; 1: something is missing or not supported."""
     from harness.backends.registry import load_registry
     from harness.execution.preflight import preflight
-    from harness.reports.terminal import print_json
+    from harness.reports.terminal import Progress, print_json
     from harness.schemes.catalogue import scheme_by_name
 
     registry = load_registry(options.plugin)
@@ -48,9 +48,24 @@ def execute(options: argparse.Namespace) -> int:
         registry.schemes.get(name) or scheme_by_name(name, extra=extra)
         for name in options.scheme
     ]
-    found = preflight(
-        registry, options.model, options.backend, schemes, plugins=options.plugin
-    )
+    progress = Progress()
+
+    def on_progress(done: int, total: int) -> None:
+        if done == 1:
+            progress.on_start(total, "operators")
+        progress.on_step()
+
+    try:
+        found = preflight(
+            registry,
+            options.model,
+            options.backend,
+            schemes,
+            plugins=options.plugin,
+            on_progress=on_progress,
+        )
+    finally:
+        progress.on_finish()
     if options.json:
         print_json({"schema": 1, "runs": runs(found), **dataclasses.asdict(found)})
     else:

@@ -92,7 +92,7 @@ def _work(
     if isinstance(job, ConformanceJob):
         return examine(registry.backend(job.backend), job.scheme)
     if isinstance(job, PreflightJob):
-        return look(job, registry)
+        return look(job, registry, progress)
     assert isinstance(job, TargetJob)  # sanity check
     return run_target(job, registry, loaded, progress)
 

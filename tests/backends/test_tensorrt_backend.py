@@ -62,7 +62,9 @@ class Library(ModuleType):
                 return True
 
             def get_error(self, _index):
-                return SimpleNamespace(desc=lambda: "In node 0: no importer")
+                return SimpleNamespace(
+                    desc=lambda: "In node 0: no importer", node=lambda: 0
+                )
 
         class Builder:
             def __init__(self, _logger):
@@ -259,6 +261,18 @@ def test_what_it_does_not_parse_is_unsupported_with_its_words(library, tmp_path)
     session = TensorRtBackend(device="cpu").load(saved(tmp_path, "Softmax"), None)
     with pytest.raises(UnsupportedError, match="In node 0: no importer"):
         session.run({"x": X})
+
+
+def test_preflight_names_what_the_parser_refuses(library, tmp_path):
+    """The operator of the node that an error is about, and what is dynamic."""
+    model = saved(tmp_path, "Softmax")
+    found = TensorRtBackend(device="cpu").preflight(model)
+    missing = [entry for entry in found if entry.kind == "missing"]
+
+    assert [(model.onnx().graph.node[0].op_type, 1)] == [
+        (entry.what, entry.count) for entry in missing
+    ]
+    assert "no importer" in missing[0].detail
 
 
 def test_a_closed_session_and_a_missing_input_say_so(library, tmp_path):

@@ -103,13 +103,22 @@ def test_a_free_axis_beside_the_batch_is_dynamic(tmp_path, capsys):
 
 
 def test_a_scheme_that_is_not_supported_is_exit_1(plain, capsys):
-    """The reason is the backend's own; one that cannot be asked for more says so."""
+    """The reason is the backend's own."""
     arguments = ["--backend", "vendor", "--plugin", VENDOR, "--scheme", "int8"]
     assert 1 == main(["preflight", plain, *arguments])
     found = capsys.readouterr().out
 
     assert "scheme     int8: not supported: int8 is not FP8 by rows" in found
-    assert "vendor cannot be asked what it lacks" in found
+    assert "missing" not in found
+
+
+def test_a_backend_that_cannot_be_asked_is_tried(custom, tmp_path, monkeypatch, capsys):
+    """An operator at a time: the one that it does not load is named."""
+    monkeypatch.setenv("QUANTHARNESS_CACHE", str(tmp_path / "cache"))
+    arguments = ["--backend", "vendor", "--plugin", VENDOR]
+    assert 1 == main(["preflight", custom, *arguments])
+
+    assert "missing    my.company.Tokenizer: 1 x" in capsys.readouterr().out
 
 
 def test_a_model_that_is_not_there_is_exit_2(capsys):
