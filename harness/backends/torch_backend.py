@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     from harness.backends.torch_layers import QuantizedLayer
 
-_WEIGHTS: Final = frozenset(
+_INPUTS: Final = frozenset(
     {"fp8_e4m3", "fp8_e5m2", "fp8_e4m3fnuz", "fp8_e5m2fnuz", "int8", "int4"}
     | {"mxfp8_e4m3", "mxfp8_e5m2", "mxfp4", "nvfp4", "bfp16"}
 )
+_WEIGHTS: Final = _INPUTS | {"nf4"}
 
 
 class TorchBackend:
@@ -93,9 +94,12 @@ class TorchBackend:
         if is_onnx_file(scheme.checkpoint):
             reason = f"{scheme.checkpoint} runs as it is, on engines of ONNX"
             return Support(supported=False, reason=reason)
-        for tensor in (scheme.weights, scheme.activations):
-            if tensor is not None and tensor.format not in _WEIGHTS:
-                reason = f"{tensor.format} is not stored by the torch backend"
+        for tensor, known, done in (
+            (scheme.weights, _WEIGHTS, "stored"),
+            (scheme.activations, _INPUTS, "rounded to"),
+        ):
+            if tensor is not None and tensor.format not in known:
+                reason = f"{tensor.format} is not {done} by the torch backend"
                 names = {operator.name: reason for operator in model.operators()}
                 return Support(supported=False, reason=reason, operators=names)
         return Support(supported=True)

@@ -291,3 +291,14 @@ def test_cuda_computes_what_the_scheme_says(name, model, x, calibration):
     session = TorchBackend(device="cuda:0").load(model, scheme)
 
     assert worst_ratio(model, scheme, session, x)[1] < 1
+
+
+def test_nf4_is_stored_and_never_rounded_to(model):
+    """Weights alone: nobody rounds inputs to it."""
+    assert TorchBackend().supports(model, SCHEMES["nf4"]).supported
+    inputs = TensorScheme(format="nf4", granularity="block", block=64)
+    scheme = dataclasses.replace(SCHEMES["nf4"], activations=inputs)
+    support = TorchBackend().supports(model, scheme)
+
+    assert not support.supported
+    assert "nf4 is not rounded to by the torch backend" in support.reason
