@@ -7,7 +7,6 @@ the specification are not there; INT4 is stored in plain operators.
 
 from __future__ import annotations
 
-import importlib.util
 import time
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.backends import installed
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized
 from harness.backends.onnx_language import with_cache
@@ -27,7 +27,7 @@ from harness.backends.protocol import (
     Session,
     Support,
 )
-from harness.errors import BackendError, MissingExtraError, UnsupportedError
+from harness.errors import BackendError, UnsupportedError
 from harness.models.types import Model
 from harness.schemes.types import Scheme
 
@@ -53,9 +53,9 @@ class OnnxReferenceBackend:
 
     def probe(self) -> Availability:
         """Whether onnx is installed."""
-        if importlib.util.find_spec("onnx") is None:
-            error = MissingExtraError("onnx", "onnx")
-            return Availability(available=False, reason=str(error))
+        reason = installed.reason_against("onnx", "onnx")
+        if reason:
+            return Availability(available=False, reason=reason)
         return Availability(available=True, version=version("onnx"), device="cpu")
 
     def supports(self, model: Model, scheme: Scheme) -> Support:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import time
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 
+from harness.backends import installed
 from harness.backends.onnx_artifact import ROUNDS_AND_DECODES, read_artifact
 from harness.backends.onnx_build import support, unquantized
 from harness.backends.onnx_language import has_cache, with_cache
@@ -125,10 +125,9 @@ class OnnxRuntimeBackend:
 
     def probe(self) -> Availability:
         """Whether onnxruntime and onnx are installed, and what they run on."""
-        for package in ("onnxruntime", "onnx"):
-            if importlib.util.find_spec(package) is None:
-                error = MissingExtraError(package, "onnxruntime")
-                return Availability(available=False, reason=str(error))
+        reason = installed.reason_against("onnxruntime", "onnxruntime", "onnx")
+        if reason:
+            return Availability(available=False, reason=reason)
         try:
             provider = providers(self.settings.provider)[0]
         except (MissingExtraError, UnsupportedError) as error:

@@ -8,11 +8,11 @@ weights of 4 bits are in OpenVINO's own types, as its weight compression writes 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
+from harness.backends import installed
 from harness.backends.onnx_build import support, unquantized
 from harness.backends.onnx_language import with_cache
 from harness.backends.openvino_compressed import reason_against
@@ -25,7 +25,7 @@ from harness.backends.protocol import (
     Support,
     Variant,
 )
-from harness.errors import MissingExtraError, UnsupportedError
+from harness.errors import UnsupportedError
 from harness.models.types import Model
 from harness.numerics import find_format
 from harness.schemes.onnx_activations import FP8_TYPES
@@ -78,10 +78,9 @@ class OpenVinoBackend:
 
     def probe(self) -> Availability:
         """Whether openvino and onnx are installed, and the processor's name."""
-        for package in ("openvino", "onnx"):
-            if importlib.util.find_spec(package) is None:
-                error = MissingExtraError(package, "openvino")
-                return Availability(available=False, reason=str(error))
+        reason = installed.reason_against("openvino", "openvino", "onnx")
+        if reason:
+            return Availability(available=False, reason=reason)
         try:
             import openvino
 

@@ -12,7 +12,6 @@ where there is none.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from harness.backends import installed
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
 from harness.backends.protocol import (
@@ -32,7 +32,7 @@ from harness.backends.protocol import (
     Session,
     Support,
 )
-from harness.errors import BackendError, MissingExtraError, UnsupportedError
+from harness.errors import BackendError, UnsupportedError
 from harness.models.types import Model
 from harness.schemes.types import Scheme
 
@@ -71,10 +71,9 @@ class TensorRtBackend:
 
     def probe(self) -> Availability:
         """Whether TensorRT is installed and there is a GPU."""
-        for package in ("tensorrt", "onnx", "torch"):
-            if importlib.util.find_spec(package) is None:
-                error = MissingExtraError(package, "tensorrt")
-                return Availability(available=False, reason=str(error))
+        reason = installed.reason_against("tensorrt", "tensorrt", "onnx", "torch")
+        if reason:
+            return Availability(available=False, reason=reason)
         try:
             import tensorrt
             import torch

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from harness.backends import installed
 from harness.backends.protocol import Availability, Finding, Support, Variant
 from harness.backends.torch_session import TorchSession, instruction_set
-from harness.errors import BackendError, MissingExtraError, UnsupportedError
+from harness.errors import BackendError, UnsupportedError
 from harness.models.types import Model, Operator
 from harness.schemes.apply import OperatorPlan, plan
 from harness.schemes.checkpoint import is_onnx_file
@@ -64,9 +64,9 @@ class TorchBackend:
 
     def probe(self) -> Availability:
         """Whether torch is installed, and on what it would run."""
-        if importlib.util.find_spec("torch") is None:
-            error = MissingExtraError("torch", "torch")
-            return Availability(available=False, reason=str(error))
+        reason = installed.reason_against("torch", "torch")
+        if reason:
+            return Availability(available=False, reason=reason)
         try:
             return Availability(
                 available=True, version=version("torch"), device=self._describe()

@@ -7,10 +7,10 @@ configurations as `quantizer`; the oracle has the codes and scales that were mad
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from importlib.metadata import version
 from typing import ClassVar
 
+from harness.backends import installed
 from harness.backends.protocol import (
     Arithmetic,
     Artifact,
@@ -21,7 +21,7 @@ from harness.backends.protocol import (
 )
 from harness.backends.torch_backend import TorchBackend
 from harness.backends.torch_session import TorchSession
-from harness.errors import MissingExtraError, UnsupportedError
+from harness.errors import UnsupportedError
 from harness.models.types import Model
 from harness.schemes.apply import plan
 from harness.schemes.torchao_configs import (
@@ -59,9 +59,9 @@ class TorchaoBackend(TorchBackend):
         found = super().probe()
         if not found.available:
             return found
-        if importlib.util.find_spec("torchao") is None:
-            error = MissingExtraError("torchao", "torchao")
-            return Availability(available=False, reason=str(error))
+        reason = installed.reason_against("torchao", "torchao")
+        if reason:
+            return Availability(available=False, reason=reason)
         return dataclasses.replace(found, version=version("torchao"))
 
     def supports(self, model: Model, scheme: Scheme) -> Support:  # noqa: ARG002
