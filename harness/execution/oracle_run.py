@@ -46,7 +46,10 @@ class _Replaced:
             tensor = torch.from_numpy(np.ascontiguousarray(weight))
             parameter = layer.weight
             assert isinstance(parameter, torch.Tensor)  # sanity check
-            parameter.data = tensor.to(parameter.dtype)
+            # Not its data: a head may share them with an embedding that is left alone.
+            layer.weight = torch.nn.Parameter(
+                tensor.to(parameter.dtype), requires_grad=False
+            )
         return module
 
     def onnx(self) -> onnx.ModelProto:

@@ -1,9 +1,16 @@
-"""Monte Carlo arithmetic: every result of torch is off by a random relative error."""
+"""Monte Carlo arithmetic: every result of torch is off by a random relative error.
+
+Long sums are off by more than one step of them: numbers that are small beside what was
+added before lose their last bits, and all in the same direction. How much that is hangs
+on the numbers, so it is computed: each sum is also made in float32, one number after
+another, which is the plainest order that a backend may choose and the worst usual one.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
@@ -24,6 +31,10 @@ _PRODUCTS: Final = {
     torch.ops.aten.baddbmm.default: 1,
     torch.ops.aten.convolution.default: 0,
 }
+_SOFTMAX: Final = torch.ops.aten._softmax.default  # noqa: SLF001 - its name there
+_LOG_SOFTMAX: Final = torch.ops.aten._log_softmax.default  # noqa: SLF001
+_SUM: Final = torch.ops.aten.sum.dim_IntList
+_MEAN: Final = torch.ops.aten.mean.dim
 #: Random numbers that are drawn once; a result takes its share from anywhere in them.
 _DRAWN: Final = 1 << 18
 
@@ -64,7 +75,7 @@ class Perturbed(TorchDispatchMode):  # type: ignore[misc]
             more = self._more if args[data].shape[-1] > 1 else 1.0
             wrong = self.perturb(args[data], times=more)
             args = (*args[:data], wrong, *args[data + 1 :])
-        found = func(*args, **(kwargs or {}))
+        found = _in_order(func, args, func(*args, **(kwargs or {})))
         schema = func._schema  # noqa: SLF001 - torch has no public way to ask
         if any(entry.alias_info for entry in schema.returns):
             return found
@@ -95,3 +106,34 @@ class Perturbed(TorchDispatchMode):  # type: ignore[misc]
         if count > _DRAWN:
             share = share.repeat(-(-count // _DRAWN))[:count]
         return share.reshape(tensor.shape).to(tensor.dtype)
+
+
+def _in_order(func: Any, args: Any, found: Any) -> Any:
+    """The result of a sum with the error of one in float32, number after number."""
+    if func in {_SOFTMAX, _LOG_SOFTMAX}:
+        with _disable_current_modes():
+            x, axis = args[0], args[1]
+            powers = (x - x.amax(axis, keepdim=True)).exp()
+            off = _off(powers, (axis,)) / powers.sum(axis, keepdim=True)
+            return found / (1 + off) if func is _SOFTMAX else found - off.log1p()
+    if func in {_SUM, _MEAN} and args[0].is_floating_point() and args[1]:
+        with _disable_current_modes():
+            axes = tuple(args[1])
+            off = _off(args[0], axes)
+            if func is _MEAN:
+                off = off * (off.numel() / max(1, args[0].numel()))
+            return found + off.reshape(found.shape)
+    return found
+
+
+def _off(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """Sum in float32 minus the sum, along axes that are kept."""
+    exact = x.sum(axes, keepdim=True)
+    last = x.movedim(axes, tuple(range(-len(axes), 0))).flatten(-len(axes))
+    if last.shape[-1] == 0:
+        return torch.zeros_like(exact)
+    running = np.add.accumulate(last.float().numpy(), axis=-1)
+    ordered = torch.from_numpy(running[..., -1].astype(np.float64))
+    off = ordered.reshape(exact.shape).to(exact.dtype) - exact
+    # A sum that is no number stays what it is.
+    return off.nan_to_num(0.0, 0.0, 0.0)

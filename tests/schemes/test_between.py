@@ -168,3 +168,85 @@ def test_a_step_of_zero_is_exact():
         found = torch.softmax(x @ x, dim=-1)
 
     assert torch.equal(found, torch.softmax(x @ x, dim=-1))
+
+
+def in_order(values, dtype=np.float32):
+    """Sums along the last axis, one number after another."""
+    return np.add.accumulate(values.astype(dtype), axis=-1)[..., -1:]
+
+
+def test_a_long_softmax_may_be_summed_in_float32():
+    """Small probabilities beside a large one lose their bits, all in one direction."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 6625))
+    x[:, 0] += 15
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    exact = powers / powers.sum(axis=-1, keepdims=True)
+    backend = powers / in_order(powers)
+    error = np.linalg.norm(backend - exact)
+    step = step_error("fp32", "fp32")
+    with Perturbed(step, 0):
+        allowed = np.linalg.norm(torch.softmax(torch.from_numpy(x), -1).numpy() - exact)
+
+    assert error > 5 * step * np.linalg.norm(exact) / np.sqrt(3)
+    assert 0.8 * error < allowed < 1.25 * error
+
+
+@pytest.mark.parametrize(
+    ("ours", "in_float32"),
+    [
+        (lambda x: x.sum(1, keepdim=True), in_order),
+        (
+            lambda x: x.mean(1, keepdim=True),
+            lambda x: in_order(x).astype(np.float64) / x.shape[1],
+        ),
+    ],
+    ids=["sum", "mean"],
+)
+def test_long_sums_are_off_as_in_float32(ours, in_float32):
+    """By what one number after another makes of them, on top of the step."""
+    x = np.abs(np.random.default_rng(1).standard_normal((8, 100_000)))
+    exact = ours(torch.from_numpy(x)).numpy()
+    with Perturbed(1e-12, 0):
+        found = ours(torch.from_numpy(x)).numpy()
+
+    assert np.allclose(found, in_float32(x), rtol=1e-10)
+    assert not np.allclose(found, exact, rtol=1e-8)
+
+
+def test_a_long_logarithm_of_probabilities_is_off_by_its_sum():
+    """All of a row by as much."""
+    x = np.random.default_rng(1).standard_normal((8, 100_000))
+    exact = torch.log_softmax(torch.from_numpy(x), 1).numpy()
+    with Perturbed(1e-12, 0):
+        found = torch.log_softmax(torch.from_numpy(x), 1).numpy()
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    off = np.log(in_order(powers) / powers.sum(axis=-1, keepdims=True))
+
+    assert np.allclose(found - exact, -off, rtol=1e-3, atol=1e-10)
+
+
+def test_short_sums_and_several_axes_keep_their_shape():
+    """Kept axes or not, one or two, or nothing to add up."""
+    x = torch.from_numpy(np.random.default_rng(2).standard_normal((3, 4, 5)))
+    with Perturbed(1e-9, 0):
+        found = [
+            x.sum((1, 2)),
+            x.mean((0, 2), keepdim=True),
+            x.sum(-1),
+            torch.zeros(2, 0, dtype=torch.float64).sum(1),
+        ]
+
+    assert [(3,), (1, 4, 1), (3, 4), (2,)] == [tuple(y.shape) for y in found]
+    assert torch.allclose(found[0], x.sum((1, 2)), rtol=1e-5)
+    assert torch.allclose(found[1], x.mean((0, 2), keepdim=True), rtol=1e-5, atol=1e-7)
+
+
+def test_a_masked_softmax_stays_one():
+    """Infinity is a probability of 0, not NaN."""
+    x = torch.tensor([[0.0, 1.0, -torch.inf], [2.0, -torch.inf, -torch.inf]]).double()
+    with Perturbed(1e-9, 0):
+        found = torch.softmax(x, 1)
+
+    assert torch.allclose(found, torch.softmax(x, 1), rtol=1e-6)
+    assert found[1].tolist() == pytest.approx([1.0, 0.0, 0.0])
