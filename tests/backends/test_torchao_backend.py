@@ -9,7 +9,6 @@ import math
 import numpy as np
 import pytest
 
-from harness.backends import torchao_backend
 from harness.backends.torchao_backend import TorchaoBackend
 from harness.compare.explained import Explained, weight_evidence
 from harness.execution.calibrated import _as_made
@@ -167,7 +166,7 @@ def test_a_probe_never_raises_and_says_what_adds_it(monkeypatch):
     """Without the package the extra is named."""
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        torchao_backend.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name: None if name == "torchao" else real(name),
     )

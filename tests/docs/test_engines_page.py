@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import generate_engines as page
 import pytest
 
-from harness.execution.run_folder import write_report
-from harness.judge.types import Judgement, Measurement, Report, Verdict
+from harness.execution.run_folder import target_folder
+from harness.files import write_json
+from harness.judge.types import Judgement, Measurement, Verdict
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +32,14 @@ def target(backend, scheme, verdict, reason="", drift=None):
     )
 
 
+def keep(folder, targets):
+    """As a run does: each verdict as soon as it is known."""
+    for second, entry in enumerate(targets):
+        file = target_folder(folder, entry.suite, f"{entry.backend}/{entry.scheme}")
+        write_json(file / "verdict.json", entry.as_dict())
+        os.utime(file / "verdict.json", (second, second))
+
+
 @pytest.fixture
 def written(tmp_path, monkeypatch):
     """The page of a run of seven targets."""
@@ -46,7 +56,7 @@ def written(tmp_path, monkeypatch):
         target("other", "fp8", Verdict.UNSUPPORTED, lacks.format("fp8")),
         target("other", "fp4", Verdict.UNSUPPORTED, lacks.format("fp4")),
     )
-    write_report(Report(run="r", environment={}, targets=targets), tmp_path)
+    keep(tmp_path, targets)
     assert page.main([str(tmp_path)]) == 0
     return page.PAGE
 
@@ -70,7 +80,7 @@ def test_later_runs_stand_beside_what_was_kept(written, tmp_path):
         target("other", "int8", Verdict.PASS, drift=0.25),
         target("new", "int8", Verdict.PASS, drift=0.5),
     )
-    write_report(Report(run="r", environment={}, targets=targets), again)
+    keep(again, targets)
 
     assert page.main(["--add", str(again)]) == 0
     text = written.read_text(encoding="utf-8")
