@@ -18,10 +18,12 @@ from typing import Any, Final
 
 from pages import settle, short
 
+from harness.schemes.catalogue import SCHEMES
+
 FOLDER: Final = Path(__file__).parent
 PAGE: Final = FOLDER / "engines.md"
 SOURCE: Final = FOLDER / "engines.json"
-FIELDS: Final = ("suite", "backend", "scheme", "verdict", "drift", "reason")
+FIELDS: Final = ("suite", "backend", "scheme", "verdict", "drift", "reason", "seconds")
 #: In the reason of a drift that no suite says a limit of.
 _THEORY: Final = "limit from theory: rounding errors"
 HEAD: Final = """\
@@ -58,22 +60,21 @@ def collect(folders: Sequence[Path], before: Mapping[str, Any]) -> None:
         suite: {(cell[1], cell[2]): cell for cell in run["cells"]}
         for suite, run in before.items()
     }
-    seconds = Counter({suite: run["seconds"] for suite, run in before.items()})
     for folder in folders:
         # A run that was interrupted counts as far as it came.
         files = folder.glob("targets/*/*/*/verdict.json")
         for file in sorted(files, key=lambda file: file.stat().st_mtime):
             entry = json.loads(file.read_text(encoding="utf-8"))
             drift = entry["measurements"].get("drift")
-            value = None if drift is None else float(f"{drift['value']:.2g}")
+            value = None if drift is None else float(f"{float(drift['value']):.2g}")
             cells = kept.setdefault(entry["suite"], {})
             cells[entry["backend"], entry["scheme"]] = [
                 *(entry["suite"], entry["backend"], entry["scheme"]),
                 *(entry["verdict"], value, short(entry["reason"])),
+                round(sum(entry["timings"].values()), 1),
             ]
-            seconds[entry["suite"]] += sum(entry["timings"].values())
     lines = [
-        f' "{suite}": {{\n  "seconds": {seconds[suite]:.0f},\n  "cells": [\n   '
+        f' "{suite}": {{\n  "cells": [\n   '
         + ",\n   ".join(json.dumps(cell) for cell in cells.values())
         + "\n  ]\n }"
         for suite, cells in kept.items()
@@ -90,14 +91,20 @@ def render(kept: Mapping[str, Any]) -> str:
 
 def _suite(suite: str, run: Mapping[str, Any]) -> Iterable[str]:
     cells = [dict(zip(FIELDS, cell, strict=True)) for cell in run["cells"]]
-    backends = list(dict.fromkeys(cell["backend"] for cell in cells))
-    schemes = list(dict.fromkeys(cell["scheme"] for cell in cells))
+    backends = sorted({cell["backend"] for cell in cells})
+    # Those that ship come first, in the catalogue's order; then the suite's own.
+    order = {name: place for place, name in enumerate(SCHEMES)}
+    schemes = sorted(
+        dict.fromkeys(cell["scheme"] for cell in cells),
+        key=lambda name: order.get(name, len(order)),
+    )
     by_place = {(cell["scheme"], cell["backend"]): cell for cell in cells}
     counts = Counter(cell["verdict"] for cell in cells)
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
     yield f"## {suite}\n\n`quantharness run suites/{suite} --all`, narrowed by "
     yield f"`--backend` to those of the table: {len(cells)} "
-    yield f"targets, {run['seconds']} s of their time, two shared cores: {told}.\n\n"
+    seconds = sum(cell["seconds"] for cell in cells)
+    yield f"targets, {seconds:.0f} s of their time, two shared cores: {told}.\n\n"
     yield f"| scheme | {' | '.join(f'`{b}`' for b in backends)} |\n"
     yield "| --- " * (1 + len(backends)) + "|\n"
     for scheme in schemes:

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from harness.backends.protocol import Arithmetic, Availability
+from harness.backends.protocol import Arithmetic, Availability, Variant
 from harness.backends.torch_backend import TorchBackend
 from harness.backends.torch_session import TorchSession
 from harness.errors import BackendError, UnsupportedError
+from harness.models.types import Model
+from harness.schemes.types import Scheme
 
 if TYPE_CHECKING:
     import torch
@@ -102,11 +104,18 @@ class TorchCompileBackend(TorchBackend):
         precision: of an unquantized model.
         device: None: CUDA when there is a device, else the CPU.
         name: registered under it.
+        gathered: spread scales of blocks over their elements by an index. What is
+            repeated and cut within a block, inductor computes wrongly.
     """
 
     session: ClassVar[type[TorchSession]] = CompiledSession
     #: Inductor generates its own vector code: see `torch@avx2` for other instructions.
-    variants: ClassVar = {}
+    variants: ClassVar = {
+        "gathered": Variant(
+            summary="scales of blocks spread by an index, not repeated and cut",
+            options={"gathered": True},
+        )
+    }
 
     def __init__(
         self,
@@ -114,8 +123,20 @@ class TorchCompileBackend(TorchBackend):
         device: str | None = None,
         *,
         name: str = "torch-compile",
+        gathered: bool = False,
     ) -> None:
         super().__init__(precision, device, name=name)
+        self.gathered = gathered
+
+    def load(self, model: Model, scheme: Scheme | None) -> TorchSession:
+        """As the torch backend, compiled when it is first called."""
+        from harness.backends.torch_layers import StoredWeight
+
+        session = super().load(model, scheme)
+        for layer in session.module.modules():
+            if isinstance(layer, StoredWeight):
+                layer.gathered = self.gathered
+        return session
 
     def probe(self) -> Availability:
         """Whether torch is installed, and a C++ compiler for what inductor writes."""

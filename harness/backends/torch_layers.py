@@ -55,6 +55,8 @@ class StoredWeight(torch.nn.Module):  # type: ignore[misc]
             # A checkpoint's zero points belong to matrices, where it is last already.
             codes, scales = codes.movedim(1, -1), scales.movedim(1, -1)
         self.length = codes.shape[-1]
+        #: How a group's number comes to its elements: by an index, or repeated and cut.
+        self.gathered = False
         if self.element in NATIVE:
             stored = codes.contiguous().view(NATIVE[self.element])
         else:
@@ -106,6 +108,9 @@ class StoredWeight(torch.nn.Module):  # type: ignore[misc]
             tall, wide = self.block
             rows = groups.repeat_interleave(tall, dim=0)[: values.shape[0]]
             return rows.repeat_interleave(wide, dim=1)[:, : self.length]
+        if self.gathered:
+            places = torch.arange(self.length, device=groups.device) // self.block
+            return groups[..., places]
         return groups.repeat_interleave(self.block, dim=-1)[..., : self.length]
 
     def shown(self) -> QuantizedTensor:

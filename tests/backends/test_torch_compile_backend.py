@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._inductor.exc import InductorError
 
+from harness.backends.registry import load_registry
 from harness.backends.torch_backend import TorchBackend
 from harness.backends.torch_compile_backend import CompiledSession, TorchCompileBackend
 from harness.compare.explained import Explained
@@ -84,6 +85,31 @@ def test_a_transposed_input_compiles(scheme):
     (name,) = found[0]
 
     assert np.allclose(found[0][name], found[1][name], rtol=1e-5, atol=1e-6)
+
+
+class Tail(torch.nn.Module):
+    """Rows of 48: a block of 32 and half of one."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(48, 24)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.quant_slow
+def test_scales_that_are_gathered_reach_the_tail_of_a_row():
+    """Repeated and cut they do not: see test_torch_findings.py."""
+    x = np.random.default_rng(1).standard_normal((4, 48)).astype(np.float32)
+    model = TorchModel("tail", Tail, example={"x": x})
+    scheme = SCHEMES["mxfp8_weight_only"]
+    (name,) = plain = TorchBackend().load(model, scheme).run({"x": x})
+    torch.compiler.reset()
+    compiled = load_registry().backend("torch-compile@gathered").load(model, scheme)
+
+    assert np.allclose(plain[name], compiled.run({"x": x})[name], rtol=1e-5, atol=1e-6)
 
 
 def test_what_inductor_refuses_is_unsupported(model, monkeypatch):

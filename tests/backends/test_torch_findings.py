@@ -62,3 +62,33 @@ def test_int_mm_does_not_saturate_under_avx2():
     )
 
     assert "1032256" == done.stdout.strip()
+
+
+def repeated(scales):
+    """What decoding a block format does: a scale for each of 32 elements, 48 in all."""
+    return scales.repeat_interleave(32, dim=-1)[..., :48] * 2
+
+
+@pytest.mark.quant_slow
+@pytest.mark.xfail(
+    strict=True,
+    reason="torch 2.13.0: inductor writes the first block alone, with its scale, and "
+    "leaves the part of one behind it unwritten",
+)
+def test_inductor_repeats_and_cuts_as_eager_does():
+    """Two blocks of 32, the second cut in the middle."""
+    scales = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    torch.compiler.reset()
+
+    assert torch.equal(repeated(scales), torch.compile(repeated)(scales))
+
+
+@pytest.mark.quant_slow
+def test_inductor_is_right_where_scales_are_spread_by_an_index():
+    """`torch-compile@gathered`."""
+    places = torch.arange(48) // 32
+    scales = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    torch.compiler.reset()
+    found = torch.compile(lambda x: x[..., places] * 2)(scales)
+
+    assert torch.equal(repeated(scales), found)

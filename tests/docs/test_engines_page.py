@@ -67,8 +67,8 @@ def test_every_cell_says_what_came_of_it(written):
 
     assert "7 targets, 14 s" in text
     assert "3 unsupported, 2 changed, 1 pass, 1 defect" in text
-    assert "| `int8` | **changed** | 0.042 | **defect** 0.5 |" in text
-    assert "| `fp8` | **changed** |  |  |" in text
+    assert "| `int8` |  | **changed** | **defect** 0.5 | 0.042 |" in text
+    assert "| `fp8` |  | **changed** |  |  |" in text
     assert "| `other` | defect | `int8` | off by one |" in text
 
 
@@ -85,8 +85,8 @@ def test_later_runs_stand_beside_what_was_kept(written, tmp_path):
     assert page.main(["--add", str(again)]) == 0
     text = written.read_text(encoding="utf-8")
 
-    assert "8 targets, 18 s" in text
-    assert "| `int8` | **changed** | 0.042 | 0.25 |  | 0.5 |" in text
+    assert "8 targets, 16 s" in text
+    assert "| `int8` | 0.5 |  | **changed** | 0.25 | 0.042 |" in text
 
 
 def test_reasons_stand_once_and_name_no_folder(written):
