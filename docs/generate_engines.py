@@ -34,8 +34,9 @@ every cell of these runs; a test holds it.
 
 A number alone is a target that passed, and its drift. `changed`: a known failure of the
 engine, acknowledged in the suite's `budgets.toml`. Every other word is a verdict; what
-it rests on stands below the table. Empty: the two do not go together; why, is said
-there too.
+it rests on stands below the table. Empty: the two do not go together, and why is said
+there too; or the one was not run with the other. A backend without a column was not run
+on that suite.
 
 """
 

