@@ -58,6 +58,7 @@ def test_a_compiled_module_is_explained_and_watched_alike(model):
     (name,) = plain
     assert np.allclose(plain[name], outputs[name], rtol=1e-5, atol=1e-6)
     assert "compiled by inductor" in session.arithmetic().detail
+    assert "run-to-run" == session.arithmetic().determinism
 
 
 class Transposed(torch.nn.Module):
