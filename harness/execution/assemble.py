@@ -99,10 +99,11 @@ def _stability(
     """Each repetition with what may differ, and why.
 
     The same batches again must be the same bits from a backend that declares itself
-    exact. Another batch size adds the products in another order. A weight-only
-    target may then move as the reference itself does; where activations are
-    quantized, a last-bit difference flips roundings and the two runs are two draws
-    of the quantization noise, whose difference is at most sqrt(2) times the drift.
+    exact. One that does not may add the products in another order, as another batch
+    size does. A weight-only target may then move as the reference itself does; where
+    activations are quantized, a last-bit difference flips roundings and the two runs
+    are two draws of the quantization noise, whose difference is at most sqrt(2) times
+    the drift.
     The drift of a run that is wrong would excuse the difference, so of the two runs
     the one that drifted less on these very cases counts, see `_two_draws`.
     """
@@ -115,8 +116,8 @@ def _stability(
             # Two runs share the device, so they are at most two draws of its noise.
             limit = _two_draws(context, run.outputs, repeat.outputs, None)
             source = "two draws of the device's noise"
-        elif repeat.name == "repeat":
-            limit, source = (0.0, "declared exact") if exact else (floor, "noise floor")
+        elif repeat.name == "repeat" and exact:
+            limit, source = 0.0, "declared exact"
         elif target.scheme.weight_only or drift is None:
             limit, source = float(np.sqrt(2) * floor), "sqrt(2) x recorded noise floor"
         else:

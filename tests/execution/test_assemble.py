@@ -120,7 +120,7 @@ def test_metrics_and_times_are_filled():
     assert "dB" in {entry.unit for entry in found.metrics}
 
 
-def repeated(error, *, drawable, scale=1.0, name="repeat"):
+def repeated(error, *, drawable, scale=1.0, name="repeat", weight_only=False):
     """Stability of a target off by 0.01; case `a` again, off by `error` from that."""
     outputs = {c: {"y": REFERENCE[c]["y"] * 1.01} for c in CASES}
     outputs["a"] = {"y": REFERENCE["a"]["y"] * (1 + scale)}
@@ -134,7 +134,7 @@ def repeated(error, *, drawable, scale=1.0, name="repeat"):
         drawable=drawable,
         repeats=(repeat,),
     )
-    scheme = SimpleNamespace(name="int8", weight_only=False)
+    scheme = SimpleNamespace(name="int8", weight_only=weight_only)
     return assemble(
         context({}),
         SimpleNamespace(backend="b", scheme=scheme, required=False),
@@ -155,9 +155,16 @@ def test_two_runs_of_a_device_differ_as_it_differs_from_the_reference():
     assert exact.differences[0] > exact.limit
 
 
-def test_a_noisy_target_that_cannot_be_drawn_keeps_the_noise_floor():
-    """As before: what the reference moves by itself."""
-    assert repeated(0.5, drawable=False).limit_source == "noise floor"
+def test_a_target_that_is_not_exact_may_differ_as_another_batch_does():
+    """A last bit flips roundings of its inputs; weights alone move as the reference."""
+    both = repeated(1e-4, drawable=False)
+    weights = repeated(1e-4, drawable=False, weight_only=True)
+
+    assert both.limit_source == "two draws of the quantization noise"
+    assert both.differences[0] < both.limit
+    assert weights.limit_source == "sqrt(2) x recorded noise floor"
+    wrong = repeated(5.0, drawable=False, scale=0.01)
+    assert wrong.differences[0] > wrong.limit
 
 
 @pytest.mark.parametrize("drawable", [True, False])
