@@ -169,7 +169,7 @@ GREEDY = """hoard = []
         (PLAIN, "os._exit(3)", "error", "status 3"),
         (PLAIN, "time.sleep(600)", "error", "no answer within 40 s"),
         (PLAIN, "raise MemoryError('too much')", "error", "MemoryError: too much"),
-        (PLAIN, GREEDY, "error", "should have at most 4 GB (--memory); killed"),
+        (PLAIN, GREEDY, "error", "should have at most 2 GB (--memory); killed"),
         (
             PLAIN,
             "outputs._arrays['output'] = outputs['output'] * np.nan",
@@ -205,7 +205,7 @@ def test_what_a_backend_does_wrong_is_the_targets_verdict(  # noqa: PLR0917
     plugin.write_text(PLUGIN.format(act=act, load=load))
     write(suite, backend="planted")
 
-    found = judge(suite, tmp_path / "out", plugins=[str(plugin)], timeout=40, memory=4)
+    found = judge(suite, tmp_path / "out", plugins=[str(plugin)], timeout=40, memory=2)
 
     assert verdict == str(found.verdict), found.reason
     assert message in found.reason
