@@ -80,7 +80,10 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     add_memory(parser)
     parser.add_argument(
-        "--out", metavar="DIR", help="the run's folder (default: reports/RUN-ID)"
+        "--out",
+        metavar="DIR",
+        help="the run's folder (default: reports/RUN-ID); one that was interrupted "
+        "there goes on",
     )
     add_json(parser)
 

@@ -22,6 +22,7 @@ from harness.execution.run_folder import (
 )
 from harness.execution.selection import select
 from harness.execution.suite import Suite, Target, find_suites, load_suite
+from harness.execution.unfinished import Unfinished, inputs_of
 from harness.files import output_folder
 from harness.golden.environment import differences, environment
 from harness.history import load
@@ -62,7 +63,8 @@ def run(
         timeout: seconds that one target may take; None: no limit.
         memory: gigabytes (10^9 bytes) that a backend's process may have resident;
             None: no limit.
-        out: the run's folder; None: `reports/<run id>`.
+        out: the run's folder; None: `reports/<run id>`. With a run that was
+            interrupted in it, the targets that are missing there are run.
         baseline: a run's folder or `history:latest`, to compare with.
         across_versions: compare with a baseline of another version of the backend,
             which is `stale` otherwise.
@@ -142,9 +144,23 @@ def run_targets(
             find_baseline(baseline, REPORTS / "history"),
             across_versions=across_versions,
         )
+    unfinished = Unfinished.open(
+        output_folder(folder),
+        inputs_of(
+            {suite.path: suite for suite, _ in pairs}.values(),
+            plugins,
+            baseline=found.run if found else "",
+            nights=nights.as_dict() if nights is not None else None,
+        ),
+    )
+    done = unfinished.count(pairs)
+    if done:
+        watcher.on_message(
+            f"{folder}: goes on; {done} of {len(pairs)} targets have their verdict"
+        )
     matrix = Matrix(
         registry=load_registry(plugins),
-        folder=output_folder(folder),
+        folder=folder,
         run_id=run_id,
         observer=watcher,
         plugins=plugins,
@@ -155,10 +171,17 @@ def run_targets(
         mode="gate" if history is None else "nightly",
         nights=nights,
         latency_seconds=LATENCY_SECONDS if found is not None else 0.0,
+        unfinished=unfinished,
     )
     watcher.on_start(len(pairs), f"{len(pairs)} targets")
     try:
         targets = matrix.run(pairs)
+    except KeyboardInterrupt:
+        watcher.on_message(
+            f"{folder}: what has its verdict is kept; the same command with --out "
+            f"{folder} goes on"
+        )
+        raise
     finally:
         watcher.on_finish()
     report = Report(

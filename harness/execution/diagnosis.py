@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -51,10 +51,17 @@ _OTHERS: Final = 6
 _MANY: Final = 8_000_000
 
 
-def with_diagnosis(judgement: Judgement, found: Sequence[Diagnosis]) -> Judgement:
-    """A failing judgement with its guilty operators' causes; others as they are."""
+def with_diagnosis(
+    judgement: Judgement, found: Sequence[Mapping[str, Any]]
+) -> Judgement:
+    """A failing judgement with its guilty operators' causes; others as they are.
+
+    Args:
+        judgement: of the target.
+        found: `Diagnosis.as_dict` of what its worker found.
+    """
     guilty = {entry.name for entry in judgement.operators if entry.guilty}
-    causes = tuple(entry.as_dict() for entry in found if entry.operator in guilty)
+    causes = tuple(entry for entry in found if entry["operator"] in guilty)
     if not judgement.verdict.fails or not causes:
         return judgement
     return dataclasses.replace(judgement, diagnosis=causes)

@@ -14,7 +14,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,6 +39,40 @@ OnProgress = Callable[[int, int], None]
 _PERIOD: Final = 0.1
 
 
+class Stop:
+    """Ends the workers of a run at once, from another thread than waits for them.
+
+    Whoever waits gets `KeyboardInterrupt`, as does who asks one of them from then on: a
+    target that was cut off has no verdict.
+    """
+
+    def __init__(self) -> None:
+        self._now = threading.Event()
+        self._workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def add(self, worker: Worker) -> None:
+        """Have a worker ended with the others."""
+        with self._lock:
+            self._workers.add(worker)
+
+    def now(self) -> None:
+        """End them."""
+        self._now.set()
+        with self._lock:
+            for worker in self._workers:
+                worker.interrupt()
+
+    def check(self) -> None:
+        """Go no further once it is over.
+
+        Raises:
+            KeyboardInterrupt: it is.
+        """
+        if self._now.is_set():
+            raise KeyboardInterrupt
+
+
 class Worker:
     """One worker process; used for one job after another.
 
@@ -46,6 +82,7 @@ class Worker:
         threads: of its engines; None: as many as they like.
         environment: variables of the process beside ours: a backend's variant.
         memory: most bytes that it may have resident; None: no limit.
+        stop: ends it from another thread.
     """
 
     def __init__(
@@ -56,12 +93,15 @@ class Worker:
         threads: int | None = None,
         environment: Mapping[str, str] | None = None,
         memory: float | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self.log = log
         self.plugins = tuple(plugins)
         self.threads = threads
         self.environment = dict(environment or {})
         self.memory = memory
+        self.stop = stop or Stop()
+        self.stop.add(self)
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
@@ -90,10 +130,14 @@ class Worker:
             BackendMemoryError: it took more memory than it may; the same.
             BackendError: the worker died; says by which signal, and its last words.
             HarnessError: what the job itself raised on purpose.
+            KeyboardInterrupt: it was stopped.
         """
+        self.stop.check()
         connection = self._start()
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
+            # Stopped while it was being started.
+            self.stop.check()
             send(connection, ("job", job))
             while True:
                 if not self._answers(connection, deadline):
@@ -111,6 +155,7 @@ class Worker:
                 elif kind == "crashed":
                     raise BackendError(f"{value}{self._last_words()}")
         except (EOFError, ConnectionResetError, BrokenPipeError):
+            self.stop.check()
             raise BackendError(self._obituary()) from None
         except BaseException as error:
             # Interrupted, or out of time: the worker's state is unknown.
@@ -183,6 +228,9 @@ class Worker:
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 env=environment,
+                # Ctrl-C is ours to answer: a worker that it killed would look as if
+                # its backend had died.
+                start_new_session=True,
             )
         self._connection = Connection(ours.detach())
         return self._connection
@@ -209,6 +257,12 @@ class Worker:
         except OSError:
             return ""
         return f"; its last line: {lines[-1].strip()!r} ({self.log})" if lines else ""
+
+    def interrupt(self) -> None:
+        """End the process, from another thread than the one that waits for it."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.kill()
 
     def kill(self) -> None:
         """End the process now."""

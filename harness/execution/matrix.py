@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from harness.backends.registry import Registry
-from harness.diagnose.types import Diagnosis
 from harness.errors import (
     BackendError,
     GoldenError,
@@ -27,7 +26,7 @@ from harness.execution.context import Context, make_context
 from harness.execution.device import device_of
 from harness.execution.diagnosis import with_diagnosis
 from harness.execution.golden_inventory import other_cases
-from harness.execution.isolation import Worker
+from harness.execution.isolation import Stop, Worker
 from harness.execution.jobs import (
     DescribeJob,
     OracleJob,
@@ -41,6 +40,7 @@ from harness.execution.ordering import with_orderings
 from harness.execution.run_folder import target_folder, write_target
 from harness.execution.side_by_side import write_replies
 from harness.execution.suite import Suite, Target
+from harness.execution.unfinished import Unfinished
 from harness.golden.environment import since
 from harness.golden.run_store import write_run_outputs
 from harness.golden.store import Golden, read_golden
@@ -81,10 +81,14 @@ class Matrix:
     #: Seconds for timing each target beside the unquantized model. Targets with a
     #: budget on cost are always timed.
     latency_seconds: float = 0.0
+    #: Ends all workers when the run is interrupted.
+    stop: Stop = field(default_factory=Stop)
     #: Every target's evidence, by name.
     evidence: dict[str, Evidence] = field(default_factory=dict)
-    #: What workers found of the causes, by target.
-    diagnoses: dict[str, tuple[Diagnosis, ...]] = field(default_factory=dict)
+    #: What workers found of the causes, by target: `Diagnosis.as_dict`.
+    diagnoses: dict[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    #: What the folder holds already, if this run goes on with an interrupted one.
+    unfinished: Unfinished | None = None
     #: What differs from where each suite's golden was recorded.
     since_golden: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict)
 
@@ -97,8 +101,12 @@ class Matrix:
         groups = _groups(pairs)
         done: dict[tuple[str, str], Judgement] = {}
         with ThreadPoolExecutor(max_workers=max(1, self.workers)) as pool:
-            for results in pool.map(self._suite, groups):
-                done.update(results)
+            try:
+                for results in pool.map(self._suite, groups):
+                    done.update(results)
+            except BaseException:
+                self.stop.now()
+                raise
         # Judged alone while it ran, each target is judged again as one of a family.
         ordered = tuple(self.evidence[f"{suite.name}/{t.name}"] for suite, t in pairs)
         ordered = with_orderings(pairs, ordered)
@@ -138,13 +146,27 @@ class Matrix:
                     backend = target.backend
                 name = f"{suite.name}/{target.name}"
                 self.observer.on_target(name)
-                evidence = self._target(suite, target, ref, prepared, workers)
+                evidence = self._done(suite, target, prepared)
+                if evidence is None:
+                    evidence = self._target(suite, target, ref, prepared, workers)
                 judgement = self._judged(evidence)
                 self.evidence[judgement.name] = evidence
                 write_target(judgement, evidence, self._folder(suite, target))
                 self.observer.on_done(judgement)
                 results[suite.name, target.name] = judgement
         return results
+
+    def _done(
+        self, suite: Suite, target: Target, prepared: Context | Failure
+    ) -> Evidence | None:
+        """What the target gave before the run was interrupted; None: it has to run."""
+        if self.unfinished is None or isinstance(prepared, Failure):
+            return None
+        done = self.unfinished.target(suite, target)
+        if done is None:
+            return None
+        self.diagnoses[f"{suite.name}/{target.name}"] = done.diagnosis
+        return done.evidence
 
     def _judged(self, evidence: Evidence) -> Judgement:
         return self._diagnosed(judge(evidence, run_id=str(self.folder)))
@@ -228,7 +250,7 @@ class Matrix:
             return _failed(
                 suite, target, Failure(kind="unsupported", message=str(error))
             )
-        self.diagnoses[name] = run.diagnosis
+        self.diagnoses[name] = tuple(entry.as_dict() for entry in run.diagnosis)
         oracle = self._oracle(ref, job.scheme, run, workers)
         baseline = None
         if self.baseline is not None:
@@ -318,6 +340,7 @@ class Workers:
                 threads=threads if shared else None,
                 environment=self._matrix.registry.environment(backend),
                 memory=self._matrix.memory,
+                stop=self._matrix.stop,
             )
         return self._workers[backend]
 

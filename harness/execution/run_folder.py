@@ -15,7 +15,8 @@ from harness.judge.evidence_file import evidence_as_dict
 from harness.judge.serial import report_from_dict
 from harness.judge.types import Judgement, Report
 
-#: What a target was judged on, in its folder.
+#: A target's verdict, and what it was judged on, in its folder.
+VERDICT: Final = "verdict.json"
 EVIDENCE: Final = "evidence.json"
 
 
@@ -37,7 +38,7 @@ def write_report(report: Report, folder: Path) -> None:
 
 def write_target(judgement: Judgement, evidence: Evidence, folder: Path) -> None:
     """Write one target's verdict and what it rests on, as soon as they are known."""
-    write_json(folder / "verdict.json", judgement.as_dict())
+    write_json(folder / VERDICT, judgement.as_dict())
     write_json(folder / EVIDENCE, evidence_as_dict(evidence))
 
 

@@ -105,7 +105,7 @@ class Progress:
     def on_message(self, text: str) -> None:
         """One line above the bars."""
         target = self._bars.console if self._bars is not None else self._console
-        target.print(text, markup=False)
+        target.print(text, markup=False, soft_wrap=True)
 
     def on_finish(self) -> None:
         """Take the bars away."""

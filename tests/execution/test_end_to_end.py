@@ -3,9 +3,14 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import tomllib
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.cli.main import main
@@ -13,6 +18,7 @@ from harness.errors import UsageError
 from harness.execution import isolation, matrix
 from harness.execution.api import explain, record, run
 from harness.execution.calibration import calibrate
+from harness.execution.observer import Silent
 from harness.history import load
 
 pytestmark = pytest.mark.quant_slow
@@ -347,6 +353,104 @@ def test_one_backend_at_a_time_holds_a_model(suite, tmp_path, monkeypatch):
     assert verdicts <= {"pass", "inconclusive"}
     assert running == {"onnxruntime": [], "onnxruntime@unoptimized": []}
     assert all(worker._process is None for _, worker in made)
+
+
+MORE = """
+[[target]]
+backend = "onnxruntime"
+scheme = "int8"
+
+[[target]]
+backend = "onnxruntime@unoptimized"
+scheme = "mxfp4"
+"""
+
+
+class Interrupting(Silent):
+    """Ctrl-C after the first verdict."""
+
+    def on_done(self, judgement):  # noqa: ARG002 - what observers are given
+        """As if it were pressed."""
+        raise KeyboardInterrupt
+
+
+class Listening(Silent):
+    """Keeps what is said, and which targets are begun."""
+
+    def __init__(self):
+        self.said = []
+
+    def on_message(self, text):
+        """Keep it."""
+        self.said.append(text)
+
+
+def without_times(report):
+    """The verdicts, but for how long they took and where they lie."""
+    targets = [target.as_dict() for target in report.targets]
+    for target in targets:
+        del target["timings"], target["command"]
+    return targets
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(suite, tmp_path):
+    """What was done is not done again; the report is that of a run in one go."""
+    with (suite / "suite.toml").open("a") as file:
+        file.write(MORE)
+    whole = run([suite], out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run([suite], out=tmp_path / "two", observer=Interrupting())
+    (first,) = (tmp_path / "two").glob("targets/*/*/*/evidence.json")
+    written = first.stat().st_mtime_ns
+    outputs = (first.parent / "outputs/manifest.json").stat().st_mtime_ns
+    listening = Listening()
+
+    again = run([suite], out=tmp_path / "two", observer=listening)
+
+    assert without_times(whole) == without_times(again)
+    assert 3 == len(again.targets)
+    assert "1 of 3 targets have their verdict" in listening.said[0]
+    assert first.stat().st_mtime_ns >= written
+    assert outputs == (first.parent / "outputs/manifest.json").stat().st_mtime_ns
+
+
+def test_a_run_does_not_go_on_under_another_budget(suite, tmp_path):
+    """Its verdicts would be of two suites."""
+    with (suite / "suite.toml").open("a") as file:
+        file.write(MORE)
+    with pytest.raises(KeyboardInterrupt):
+        run([suite], out=tmp_path / "run", observer=Interrupting())
+    text = (suite / "suite.toml").read_text().replace("drift = 1.0", "drift = 2.0")
+    (suite / "suite.toml").write_text(text)
+
+    with pytest.raises(UsageError, match=r"suite small: .* there"):
+        run([suite], out=tmp_path / "run")
+
+
+def test_ctrl_c_ends_a_run_at_once(suite, tmp_path):
+    """The target that ran has no verdict, nobody is left, and it says how to go on."""
+    plugin = tmp_path / "planted.py"
+    plugin.write_text(PLUGIN.format(act="time.sleep(600)", load=PLAIN))
+    write(suite, backend="planted")
+    command = [sys.executable, "-m", "harness", "run", str(suite), "--plugin"]
+    process = subprocess.Popen(
+        [*command, str(plugin), "--out", str(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    log = tmp_path / "run/logs/small-planted.log"
+    while not log.exists():
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+
+    assert 130 == process.returncode
+    assert f"--out {tmp_path / 'run'} goes on" in told
+    assert children
+    assert not psutil.wait_procs(children, timeout=20)[1]
+    assert not list((tmp_path / "run").glob("targets/*/*/*/verdict.json"))
 
 
 def test_calibrating_one_target_keeps_every_other_entry(suite):

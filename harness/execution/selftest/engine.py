@@ -17,7 +17,7 @@ from typing import Final
 
 from harness.defects import DEFECTS
 from harness.defects.types import SHARE
-from harness.execution.isolation import Worker
+from harness.execution.isolation import Stop, Worker
 from harness.execution.selftest.journal import Journal, key_of
 from harness.execution.selftest.stage import Item, Stage
 from harness.execution.selftest.trial import Threshold, Trial
@@ -46,6 +46,8 @@ class SelfTest:
     journal: Journal = field(default_factory=lambda: Journal(None))
     trials: list[Trial] = field(default_factory=list)
     thresholds: list[Threshold] = field(default_factory=list)
+    #: Ends all workers when it is interrupted.
+    stop: Stop = field(default_factory=Stop)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, items: Sequence[Item], *, bisect: bool = False) -> list[Trial]:
@@ -68,7 +70,13 @@ class SelfTest:
             lanes += [entries[i : i + size] for i in range(0, len(entries), size)]
         total = len(items)
         with ThreadPoolExecutor(max_workers=max(1, self.workers)) as pool:
-            list(pool.map(lambda lane: self._lane(lane, total, bisect=bisect), lanes))
+            try:
+                list(
+                    pool.map(lambda lane: self._lane(lane, total, bisect=bisect), lanes)
+                )
+            except BaseException:
+                self.stop.now()
+                raise
         self.thresholds = [
             self.journal.thresholds[key]
             for key in map(key_of, items)
@@ -90,7 +98,7 @@ class SelfTest:
     def _lane(self, items: Sequence[Item], total: int, *, bisect: bool) -> None:
         """Trials of one suite and backend, one after another in one worker."""
         stage = items[0].stage
-        with stage.worker(self.folder, self.plugins) as worker:
+        with stage.worker(self.folder, self.plugins, self.stop) as worker:
             for item in items:
                 trial = self.journal.trials.get(key_of(item))
                 if trial is None:

@@ -13,15 +13,14 @@ import json
 import os
 import threading
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import harness
 from harness.defects import Planting, Trigger
 from harness.errors import UsageError
 from harness.execution.selftest.stage import Item
 from harness.execution.selftest.trial import Threshold, Trial
+from harness.execution.source import source_digest
 
 #: Name of the file in the folder of `--out`.
 JOURNAL: Final = "trials.jsonl"
@@ -97,7 +96,7 @@ def _trial(values: Mapping[str, Any]) -> Trial:
 def key_of(item: Item) -> str:
     """Names a trial: the same twice only if it would be the same trial."""
     suite = item.stage.suite
-    digest = hashlib.sha256(_source().encode())
+    digest = hashlib.sha256(source_digest().encode())
     for path in (suite.path, suite.path.parent / "budgets.toml"):
         digest.update(path.read_bytes() if path.exists() else b"-")
     golden = item.stage.golden
@@ -105,13 +104,3 @@ def key_of(item: Item) -> str:
     digest.update(repr(item.planting).encode())
     where = f"{suite.name}/{item.target.name} {item.level} {item.number}"
     return f"{where} {digest.hexdigest()[:16]}"
-
-
-@cache
-def _source() -> str:
-    """Digest of the harness's own code: another harness measures something else."""
-    digest = hashlib.sha256()
-    root = Path(harness.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()

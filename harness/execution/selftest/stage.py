@@ -18,7 +18,7 @@ from harness.execution.assemble import assemble
 from harness.execution.calibrated import with_file
 from harness.execution.context import Context, make_context
 from harness.execution.diagnosis import with_diagnosis
-from harness.execution.isolation import Worker
+from harness.execution.isolation import Stop, Worker
 from harness.execution.jobs import (
     DescribeJob,
     Description,
@@ -105,11 +105,19 @@ class Stage:
         """Suite and backend."""
         return self.suite.name, self.backend
 
-    def worker(self, folder: Path, plugins: Sequence[str]) -> Worker:
+    def worker(
+        self, folder: Path, plugins: Sequence[str], stop: Stop | None = None
+    ) -> Worker:
         """A fresh worker process, which logs under a folder."""
         number = next(_COUNT)
         log = folder / "logs" / f"{self.suite.name}-{self.backend}-{number}.log"
-        return Worker(log=log, plugins=plugins, threads=1, environment=self.environment)
+        return Worker(
+            log=log,
+            plugins=plugins,
+            threads=1,
+            environment=self.environment,
+            stop=stop,
+        )
 
     def trial(self, item: Item, worker: Worker, *, whole: bool = False) -> Trial:
         """Plant, run, judge.
@@ -210,7 +218,8 @@ class Stage:
         )
         accepted = acknowledgements_for(self.suite, target, model)
         evidence = dataclasses.replace(evidence, acknowledgements=accepted)
-        return with_diagnosis(judge(evidence), run.diagnosis)
+        found = [entry.as_dict() for entry in run.diagnosis]
+        return with_diagnosis(judge(evidence), found)
 
     def _oracle(
         self, target: Target, ref: SuiteRef, worker: Worker
