@@ -31,6 +31,8 @@ from harness.judge.evidence_file import evidence_from_dict
 INPUTS: Final = "inputs.json"
 #: Version of that file.
 SCHEMA: Final = 1
+#: What the digest of a suite's files is called, before its name.
+_SUITE: Final = "suite "
 #: Changes that a message names.
 _NAMED: Final = 4
 
@@ -52,16 +54,21 @@ class Unfinished:
 
     @classmethod
     def open(cls, folder: Path, inputs: Mapping[str, str]) -> Self:
-        """Take up what is there; note the inputs where nothing is.
+        """Take up what is there; note the inputs that nothing there depends on yet.
+
+        A suite that was not run before, or is not run now, is no change of the others.
 
         Raises:
             UsageError: what is there depends on other inputs; says on which.
         """
         file = folder / INPUTS
-        if not file.exists():
-            write_json(file, {"schema": SCHEMA, "inputs": dict(inputs)})
-            return cls(folder)
-        changed = differences(_read(file), inputs)
+        before = _read(file) if file.exists() else dict(inputs)
+        suites = {n for n in {*before, *inputs} if n.startswith(_SUITE)}
+        apart = suites - (before.keys() & inputs.keys())
+        changed = differences(
+            {n: value for n, value in before.items() if n not in apart},
+            {n: value for n, value in inputs.items() if n not in apart},
+        )
         if changed:
             told = [
                 f"{name}: {_short(then)} there, {_short(now)} here"
@@ -73,6 +80,7 @@ class Unfinished:
                 f"changed {'; '.join(told[:_NAMED])}{more}. Name another --out, or "
                 "remove the folder"
             )
+        write_json(file, {"schema": SCHEMA, "inputs": {**before, **inputs}})
         return cls(folder)
 
     def target(self, suite: Suite, target: Target) -> Done | None:
@@ -118,7 +126,7 @@ def inputs_of(
     found |= {name: str(value) for name, value in environment().items()}
     for suite in suites:
         files = (suite.path, suite.path.parent / "budgets.toml", suite.golden)
-        found[f"suite {suite.name}"] = _digest(
+        found[f"{_SUITE}{suite.name}"] = _digest(
             path / MANIFEST if path == suite.golden else path for path in files
         )
     for spec in plugins:

@@ -68,6 +68,19 @@ def test_another_run_is_not_mixed_with_it(tmp_path, name, value, told):
         Unfinished.open(tmp_path, INPUT | {name: value})
 
 
+def test_a_suite_more_or_less_is_no_change(tmp_path):
+    """What its verdicts rest on is noted when it is first run, and counts from then."""
+    Unfinished.open(tmp_path, INPUT)
+    ocr = {"harness": "a" * 64, "package.torch": "2.13.0", "suite ocr": "e" * 64}
+
+    Unfinished.open(tmp_path, ocr)
+
+    with pytest.raises(UsageError, match="suite vad"):
+        Unfinished.open(tmp_path, INPUT | {"suite vad": "c" * 64})
+    with pytest.raises(UsageError, match="suite ocr"):
+        Unfinished.open(tmp_path, ocr | {"suite ocr": "c" * 64})
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"schema": 9, "inputs": {}}'])
 def test_inputs_that_cannot_be_read_are_named(tmp_path, content):
     """Nothing is guessed."""
