@@ -199,6 +199,12 @@ class PlantedBackend:
         if not self.planted:
             raise UnsupportedError(f"{self.defect.name} fits nowhere: {reason}")
 
+    def tolerated(self) -> bool:
+        """Whether no more codes were changed than right backends may differ by."""
+        planted = [p for p in self.planted.values() if isinstance(p, PlantedOperator)]
+        codes, moved = sum(p.codes for p in planted), sum(p.moved for p in planted)
+        return bool(codes) and moved <= self.defect.tolerated * codes
+
     def fired(self) -> tuple[str, ...]:
         """Operators whose output was really changed since the load."""
         return tuple(name for name, entry in self.planted.items() if entry.fired)

@@ -12,6 +12,7 @@ import numpy as np
 from harness.defects.tensors import input_scheme, requantized, with_codes, with_scales
 from harness.defects.types import (
     ALWAYS,
+    TIES,
     Defect,
     Parameter,
     Severity,
@@ -207,6 +208,7 @@ def _defect(  # noqa: PLR0917 - a table's columns
     change: Callable[..., Any],
     parameter: Parameter | None = None,
     trigger: Trigger = ALWAYS,
+    tolerated: float = 0.0,
 ) -> Defect:
     found = Defect(
         name=name,
@@ -216,6 +218,7 @@ def _defect(  # noqa: PLR0917 - a table's columns
         links=tuple(links.split()),
         change=change,
         trigger=trigger,
+        tolerated=tolerated,
     )
     if parameter is None:
         return found
@@ -280,6 +283,7 @@ INPUTS = (
         "silent",
         "ROCm/aiter#2247 openvinotoolkit/openvino#38158",
         _entry(_rounded("nearest_away")),
+        tolerated=TIES,
     ),
     _defect(
         "input_rounded_twice",

@@ -11,7 +11,7 @@ from harness.defects.stored.emulated import planted_quantized
 from harness.defects.types import SHARE, Call, Defect, Planting, Site, Trigger, Unfit
 from harness.errors import NumericsError
 from harness.models.types import Operator
-from harness.numerics import Quantized
+from harness.numerics import Quantized, find_format
 from harness.schemes.apply import plan_one, quantize_activation, quantize_weight
 from harness.schemes.linear_algebra import add_bias, product
 from harness.schemes.types import Scheme
@@ -120,6 +120,8 @@ class PlantedOperator:
 
     Attributes:
         fired: calls in which something was changed.
+        codes: of inputs whose scales' last bits no two backends need to share.
+        moved: those of them that the defect changed.
     """
 
     def __init__(self, site: Site, defect: Defect, planting: Planting) -> None:
@@ -129,6 +131,7 @@ class PlantedOperator:
         self.strength = defect.parameter.catalogue if given is None else given
         self.trigger = defect.trigger if planting.trigger is None else planting.trigger
         self.fired = 0
+        self.codes = self.moved = 0
         self._calls = 0
         self._rng = np.random.default_rng([planting.seed, 7])
         self._clean = clean_weight(site)
@@ -175,6 +178,9 @@ class PlantedOperator:
             entry: Array = self.defect.change(site, x, self.strength)
             # A product of our own differs from the backend's in the last bits: where
             # the entry is right nothing was planted, and nothing may move.
+            if self._open_to_rounding():
+                self.codes += quantized.size
+                self.moved += int(np.count_nonzero(entry != quantized))
             if np.array_equal(entry, quantized, equal_nan=True):
                 return None
             return self._product(entry, self._clean)
@@ -183,6 +189,11 @@ class PlantedOperator:
         call = Call(quantized, self._clean, y)
         changed: Array = self.defect.change(site, call, self.strength)
         return changed
+
+    def _open_to_rounding(self) -> bool:
+        """Whether two right backends' scales may differ: not if powers of two."""
+        rounded = self.site.scheme.activations
+        return rounded is not None and (find_format(rounded.format).scale != "fp8_e8m0")
 
     def _product(self, x: Array, weight: Array) -> Array:
         operator = self.site.operator

@@ -57,6 +57,8 @@ class Parameter:
     none: float = 0.0
 
 
+#: Ties that the last bit of a scale decides: at most one step in one code of a hundred.
+TIES: Final = 0.01
 #: Most defects are there or not; their strength is how much of the operator has them.
 SHARE = Parameter(name="share of output channels", low=0.02, catalogue=1.0, high=1.0)
 
@@ -140,6 +142,9 @@ class Defect:
     trigger: Trigger = ALWAYS
     #: What a suite's cases must have for it to show, beyond the trigger; "": nothing.
     needs: str = ""
+    #: Share of an input's codes that two right backends may have one step apart in this
+    #: very way, because their scales differ in the last bit; 0: they may not.
+    tolerated: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -308,6 +308,8 @@ class TargetRun:
     #: Operators that a planted defect really changed; None: nothing was planted, or
     #: the backend cannot say.
     fired: tuple[str, ...] | None = None
+    #: Whether it changed no more than right backends may differ by.
+    tolerated: bool = False
     timings: dict[str, float] = field(default_factory=dict)
 
 

@@ -100,6 +100,7 @@ def run_target(
         session.close()
     if isinstance(backend, PlantedBackend) and backend.planted:
         result.fired = backend.fired()
+        result.tolerated = backend.tolerated()
         if backend.defect.place == "between" and not result.fired:
             reason = f"{backend.defect.name} fits nowhere: the model has no such step"
             result.failure = Failure(kind="unsupported", message=reason)

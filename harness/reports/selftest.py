@@ -31,6 +31,13 @@ def print_selftest(found: Mapping[str, Any]) -> None:
         table.add_row(severity, *(share(row[level]) for level in _LEVELS))
     out.print(table)
     _print_missed(out, found)
+    for (name, _), entries in grouped(found["tolerated"]).items():
+        out.print(
+            f"not counted: {name} in {_places(entries)}: it changed no more codes than "
+            "right backends may differ by",
+            markup=False,
+            soft_wrap=True,
+        )
     for spot in found["blind_spots"]:
         out.print(
             f"blind spot: {spot['suite']} never met {spot['defect']}; add "
@@ -73,10 +80,8 @@ def _threshold(entry: Mapping[str, Any]) -> str:
 def _print_missed(out: Any, found: Mapping[str, Any]) -> None:
     """What was missed, a line a defect and strength."""
     for (name, level), entries in grouped(found["missed"]).items():
-        places = ", ".join(f"{e['suite']}/{e['target']}" for e in entries[:4])
-        more = f" and {len(entries) - 4} more" if len(entries) > 4 else ""
         out.print(
-            f"missed at {level} strength: {name} in {places}{more}: "
+            f"missed at {level} strength: {name} in {_places(entries)}: "
             f"{entries[0]['why']}",
             style="yellow" if level == "low" else "red",
             markup=False,
@@ -84,12 +89,18 @@ def _print_missed(out: Any, found: Mapping[str, Any]) -> None:
         )
 
 
+def _places(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The first few targets, and how many more there are."""
+    more = f" and {len(entries) - 4} more" if len(entries) > 4 else ""
+    return ", ".join(f"{e['suite']}/{e['target']}" for e in entries[:4]) + more
+
+
 def grouped(
-    missed: Sequence[Mapping[str, Any]],
+    trials: Sequence[Mapping[str, Any]],
 ) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
-    """Missed trials by defect and strength."""
+    """Trials by defect and strength."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for entry in missed:
+    for entry in trials:
         found.setdefault((entry["defect"], entry["level"]), []).append(entry)
     return found
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from harness.defects import DEFECTS, Planting, Trigger, Unfit
+from harness.defects.backend import PlantedBackend
 from harness.defects.plant import PlantedOperator, clean_weight, fires, sites
 from harness.schemes.apply import plan_one, quantize_activation
 from harness.schemes.catalogue import SCHEMES
@@ -125,6 +126,50 @@ def test_an_input_that_the_defect_leaves_alone_keeps_its_output(make):
 
     assert planted(x, y) is y
     assert planted.fired == 0
+
+
+@pytest.mark.parametrize(
+    ("scheme", "ties", "counted", "tolerated"),
+    [
+        # 1 of 256 codes, and 5 of 256: a hundredth is what two scales may do.
+        ("fp8_e4m3", 1, (256, 1), True),
+        ("fp8_e4m3", 5, (256, 5), False),
+        # A power of two has no last bit that another backend may round otherwise.
+        ("mxfp8", 1, (0, 0), False),
+    ],
+)
+def test_a_tie_that_a_scale_decides_is_no_defect(  # noqa: PLR0917
+    make, scheme, ties, counted, tolerated
+):
+    """Few enough, and only where right backends' scales differ in the last bit."""
+    x = np.full((1, 2, 128), 16, np.float32)
+    x[:, :, 0] = 448
+    # Halfway between 16 and 18, the codes with a scale of 1.
+    x[0, 0, 1 : 1 + ties] = 17
+    site = make["site"](scheme)
+    planted = plant(site, "input_rounded_ties_away")
+    planted(x, right_output(site, x))
+    backend = PlantedBackend(object(), Planting(defect="input_rounded_ties_away"))
+    backend.planted = {"fc": planted}
+
+    assert planted.fired == 1
+    assert counted == (planted.codes, planted.moved)
+    assert tolerated == backend.tolerated()
+
+
+def test_a_defect_that_is_not_a_tie_is_never_tolerated(make):
+    """However few codes it changes."""
+    x = np.full((1, 2, 128), 16, np.float32)
+    x[:, :, 0] = 448
+    x[0, 0, 1] = 17.5
+    site = make["site"]("fp8_e4m3")
+    planted = plant(site, "input_rounded_toward_zero")
+    planted(x, right_output(site, x))
+    backend = PlantedBackend(object(), Planting(defect="input_rounded_toward_zero"))
+    backend.planted = {"fc": planted}
+
+    assert (256, 1) == (planted.codes, planted.moved)
+    assert not backend.tolerated()
 
 
 def test_a_defect_of_inputs_does_not_fit_a_weight_only_scheme(make):

@@ -42,13 +42,14 @@ def changed(trial, **changes):
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    """What is kept of five trials, collected as from a self-test's folder."""
+    """What is kept of six trials, collected as from a self-test's folder."""
     trials = [
         CAUGHT,
         changed(CAUGHT, strength=0.02, level="low", verdict="pass", operator=""),
         changed(CAUGHT, defect="bias_missing", cause="unknown", confidence=0.0),
         changed(CAUGHT, defect="wrong_for_long_inputs", verdict="", fired=False),
         changed(CAUGHT, defect="nibbles_swapped", verdict="", unfit="no nibbles"),
+        changed(CAUGHT, defect="bias_twice", verdict="pass", tolerated=True),
         Trial(suite="toy", target="torch/int8", planting=None, verdict="pass"),
     ]
     journal = Journal(tmp_path / JOURNAL)
@@ -66,7 +67,7 @@ def test_what_is_kept_gives_the_trials_again(kept):
 
     assert dataclasses.replace(CAUGHT, moved=0.51) == first
     assert last.planting is None
-    assert len(kept["trials"]) == 5
+    assert len(kept["trials"]) == 6
     assert kept["unfit"] == 1
 
 
@@ -114,6 +115,8 @@ def test_the_page_shows_what_was_missed_and_what_never_fired(kept):
     assert "nibbles_swapped" not in text
     assert "| toy/torch/int8 | `scale_missing` | fc | low | 0.51 | pass |" in text
     assert "| toy/torch/int8 | `bias_missing` | fc | catalogue | right |" in text
+    assert "| toy/torch/int8 | `bias_twice` | fc | 0.51 | pass |" in text
+    assert "| `bias_twice` | x |" in text
     assert "**Caught**: 2 of 3" in text
 
 

@@ -168,6 +168,7 @@ class Stage:
         trial = dataclasses.replace(
             trial,
             moved=_moved(clean.outputs, run.outputs),
+            tolerated=bool(run.fired) and run.tolerated,
             fired=not _same(clean.outputs, run.outputs)
             if fired is None
             else bool(fired),

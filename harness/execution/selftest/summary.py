@@ -24,7 +24,8 @@ def summary(
 
     A trial that changed nothing (the defect fits nothing, or its condition never held)
     is no miss of the gate; where the condition never held, the cases are at fault, and
-    it is listed as a blind spot.
+    it is listed as a blind spot. Nor is one that changed no more than right backends
+    may differ by, caught or not; those are listed too.
     """
     planted = [t for t in trials if t.planting is not None and t.planted]
     controls = [t for t in trials if t.planting is None]
@@ -54,6 +55,7 @@ def summary(
         ),
         "cause_unknown": _share(_single(planted), lambda t: right_cause(t) is None),
         "missed": [{**_line(t), "why": why(t, known)} for t in planted if not t.caught],
+        "tolerated": [_line(t) for t in trials if t.tolerated],
         "misnamed": [_line(t) for t in _single(planted) if not right_cause(t)],
         "blind_spots": blind_spots(trials, known),
         "thresholds": [vars(t) for t in thresholds],

@@ -28,6 +28,9 @@ class Trial:
     unfit: str = ""
     #: Whether it changed any output of an operator; None: the backend cannot say.
     fired: bool | None = None
+    #: Whether it changed no more than right backends may differ by, so that it is right
+    #: to let it through and no mistake to tell it.
+    tolerated: bool = False
     #: The operator that was named first, and the cause.
     operator: str = ""
     cause: str = ""
@@ -50,7 +53,8 @@ class Trial:
         A buffer that is written over leaves every output right until it is asked again.
         """
         there = self.fired is not False or self.caught
-        return self.planting is not None and not self.unfit and there
+        allowed = self.unfit or self.tolerated
+        return self.planting is not None and not allowed and there
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

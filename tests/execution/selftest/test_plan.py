@@ -124,6 +124,19 @@ def test_a_miss_is_counted_and_told_why(capsys):
     assert "Something gets through" in render(found)
 
 
+@pytest.mark.parametrize("verdict", ["pass", "defect"])
+def test_what_right_backends_may_do_counts_neither_way(capsys, verdict):
+    """No miss and no catch, but it is told."""
+    found = summary([trial(), trial(verdict=verdict, tolerated=True)], [])
+    print_selftest(found)
+
+    assert (1, 1) == (found["caught"]["count"], found["caught"]["of"])
+    assert not found["missed"]
+    assert "not counted: scale_missing in toy/torch/int8" in capsys.readouterr().out
+    assert "Not counted" in render(found)
+    assert "Everything at catalogue strength is caught" in render(found)
+
+
 def test_a_false_alarm_is_as_loud_as_a_miss(capsys):
     """A clean run that fails the gate."""
     found = summary([trial(), control("defect")], [])
