@@ -131,8 +131,9 @@ def print_catalogue(defects: Sequence[Any]) -> None:
 
 def verdict(found: Mapping[str, Any]) -> str:
     """The whole in one sentence."""
+    caught = "no" if not found["caught"]["of"] else share(found["caught"])
     return (
-        f"{share(found['caught'])} planted defects caught; {len(found['alarms'])} "
+        f"{caught} planted defects caught; {len(found['alarms'])} "
         f"false alarms in {found['controls']} clean runs; {found['unfit']} did not fit."
     )
 

@@ -138,7 +138,7 @@ def test_an_input_that_the_defect_leaves_alone_keeps_its_output(make):
         ("mxfp8", 1, (0, 0), False),
     ],
 )
-def test_a_tie_that_a_scale_decides_is_no_defect(  # noqa: PLR0917
+def test_a_tie_that_a_scale_decides_is_no_defect(
     make, scheme, ties, counted, tolerated
 ):
     """Few enough, and only where right backends' scales differ in the last bit."""
