@@ -8,9 +8,10 @@ the specification are not there; INT4 is stored in plain operators.
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from harness.backends.protocol import (
     Outputs,
     Session,
     Support,
+    Variant,
 )
 from harness.errors import BackendError, UnsupportedError
 from harness.models.types import Model
@@ -43,13 +45,27 @@ class OnnxReferenceBackend:
     Args:
         precision: of an unquantized model: "fp32" is all there is.
         name: registered under it.
+        gathering: put a definition of GatherElements in place of the evaluator's own,
+            which raises where there are more than 64 entries to gather from.
     """
 
+    variants: ClassVar = {
+        "gathering": Variant(
+            summary="GatherElements by NumPy's take_along_axis, from any number",
+            options={"gathering": True},
+        )
+    }
+
     def __init__(
-        self, precision: str = "fp32", *, name: str = "onnx-reference"
+        self,
+        precision: str = "fp32",
+        *,
+        name: str = "onnx-reference",
+        gathering: bool = False,
     ) -> None:
         self.name = name
         self.precision = precision
+        self.gathering = gathering
 
     def probe(self) -> Availability:
         """Whether onnx is installed."""
@@ -88,7 +104,7 @@ class OnnxReferenceBackend:
                     f"onnx-reference does not run models in {self.precision}"
                 )
             plain = unquantized(model)
-            return with_cache(OnnxReferenceSession(plain), plain.proto)
+            return self._session(plain, None)
         return self.open_built(self.build(model, scheme), scheme)
 
     def build(self, model: Model, scheme: Scheme) -> QuantizedModel:
@@ -103,7 +119,11 @@ class OnnxReferenceBackend:
 
     def open_built(self, built: QuantizedModel, scheme: Scheme) -> Session:
         """Load a model that was built already."""
-        return with_cache(OnnxReferenceSession(built, scheme), built.proto)
+        return self._session(built, scheme)
+
+    def _session(self, built: QuantizedModel, scheme: Scheme | None) -> Session:
+        made = OnnxReferenceSession(built, scheme, gathering=self.gathering)
+        return with_cache(made, built.proto)
 
 
 class OnnxReferenceSession:
@@ -112,18 +132,26 @@ class OnnxReferenceSession:
     Args:
         built: the model and where its operators are.
         scheme: None for the reference.
+        gathering: see the backend.
 
     Raises:
         UnsupportedError: an operator that the specification does not define.
     """
 
-    def __init__(self, built: QuantizedModel, scheme: Scheme | None = None) -> None:
+    def __init__(
+        self,
+        built: QuantizedModel,
+        scheme: Scheme | None = None,
+        *,
+        gathering: bool = False,
+    ) -> None:
         from onnx.reference import ReferenceEvaluator
 
         self._built = built
         self._scheme = scheme
+        own = [_gather_elements()] if gathering else []
         try:
-            self._evaluator = ReferenceEvaluator(built.proto)
+            self._evaluator = ReferenceEvaluator(built.proto, new_ops=own)
         except Exception as error:  # noqa: BLE001 - its classes have no common base
             raise UnsupportedError(f"onnx-reference: {_line(error)}") from None
         self._inputs = [value.name for value in built.proto.graph.input]
@@ -152,7 +180,9 @@ class OnnxReferenceSession:
             with np.errstate(all="ignore"):
                 found = self._evaluator.run(None, feeds, intermediate=True)
         except Exception as error:  # noqa: BLE001
-            raise BackendError(f"onnx-reference failed: {_line(error)}") from None
+            raise BackendError(
+                f"onnx-reference failed{_where(error)}: {_line(error)}"
+            ) from None
         seconds = time.perf_counter() - start
         arrays = {name: np.asarray(found[name]) for name in self._outputs}
         for name in capture:
@@ -184,6 +214,32 @@ class OnnxReferenceSession:
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _where(error: Exception) -> str:
+    """` in KIND NAME`, the node whose definition raised; "": it cannot be told."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = getattr(frame.f_locals.get("self"), "onnx_node", None)
+        if node is not None:
+            return f" in {node.op_type} {node.name}".rstrip()
+    return ""
+
+
+def _gather_elements() -> type:
+    """GatherElements as the specification says it."""
+    from onnx.reference.op_run import OpRun
+
+    class GatherElements(OpRun):  # type: ignore[misc]
+        """y[i][j] = x[i][index[i][j]] for axis 1, and so on."""
+
+        def _run(self, data: Array, indices: Array, axis: int = 0) -> tuple[Array]:
+            # It reaches no further than the indices do along the other axes.
+            part = [slice(size) for size in indices.shape]
+            part[axis] = slice(None)
+            counted = indices.astype(np.int64)
+            return (np.take_along_axis(data[tuple(part)], counted, axis),)
+
+    return GatherElements
 
 
 def evaluate(data: bytes) -> dict[str, Array]:

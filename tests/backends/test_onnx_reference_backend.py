@@ -49,6 +49,43 @@ def test_every_scheme_is_explained(model, scheme):
     assert "fc" in session.artifact().weights
 
 
+def gather(axis, shape, indices):
+    """A model of one GatherElements, named."""
+    graph = helper.make_graph(
+        [helper.make_node("GatherElements", ["x", "i"], ["y"], "rows", axis=axis)],
+        "g",
+        [
+            helper.make_tensor_value_info("x", 1, shape),
+            helper.make_tensor_value_info("i", 7, indices),
+        ],
+        [helper.make_tensor_value_info("y", 1, indices)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+
+
+@pytest.mark.parametrize(
+    ("axis", "shape", "indices"),
+    [(1, (1, 512), (1, 3)), (0, (70, 4), (5, 3)), (-1, (2, 3, 65), (2, 2, 9))],
+)
+def test_the_second_target_gathers_from_any_number(tmp_path, axis, shape, indices):
+    """Which the evaluator's own definition does not: it says in which node."""
+    onnx.save(gather(axis, shape, indices), tmp_path / "m.onnx")
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal(shape).astype(np.float32)
+    index = rng.integers(-shape[axis], shape[axis], indices)
+    given = {"x": x, "i": index}
+    model = OnnxModel(tmp_path / "m.onnx")
+
+    y = OnnxReferenceBackend(gathering=True).load(model, None).run(given)["y"]
+
+    for place in np.ndindex(*indices):
+        source = list(place)
+        source[axis] = index[place]
+        assert x[tuple(source)] == y[place]
+    with pytest.raises(BackendError, match="in GatherElements rows: "):
+        OnnxReferenceBackend().load(model, None).run(given)
+
+
 def test_misuse_raises(model):
     """A precision it has not, a missing input, a closed session."""
     with pytest.raises(UnsupportedError, match="fp16"):
