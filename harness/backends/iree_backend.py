@@ -19,6 +19,7 @@ from harness.backends.apart import probe_from_outside
 from harness.backends.iree_module import Module, casts, open_model
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
+from harness.backends.onnx_call import feeds_of, shown
 from harness.backends.onnx_shapes import Shapes, fold_shapes, shapes_of, with_shapes
 from harness.backends.onnx_tables import without_stored_fp8
 from harness.backends.protocol import (
@@ -179,25 +180,17 @@ class IreeSession:
             BackendError: closed, an input is missing or of another shape, an operator
                 is unknown, or IREE refuses them.
         """
-        missing = sorted(set(self._inputs) - set(inputs))
         unknown = sorted(set(capture) - set(self._built.observed))
-        if self._closed or missing or unknown:
-            raise BackendError(
-                f"iree: the session is closed={self._closed}, inputs missing={missing},"
-                f" operators unknown={unknown}, but should be open with inputs "
-                f"{self._inputs}"
-            )
-        feeds = {name: np.ascontiguousarray(inputs[name]) for name in self._inputs}
+        if unknown:
+            raise BackendError(f"iree: the model has no operators {unknown}")
+        feeds = feeds_of("iree", self._inputs, inputs, closed=self._closed)
         self._check_shapes(feeds)
         module = self._module(feeds, showing=bool(capture))
         start = time.perf_counter()
         values = module([feeds[name] for name in self._inputs])
         seconds = time.perf_counter() - start
         arrays = {name: values[name] for name in self._outputs}
-        for name in capture:
-            x, y = self._built.observed[name]
-            arrays[f"{name}/input"] = feeds[x] if x in feeds else values[x]
-            arrays[name] = values[y]
+        arrays |= shown(self._built.observed, capture, feeds, values)
         return Outputs(arrays, {"run": seconds})
 
     def _check_shapes(self, feeds: Mapping[str, Array]) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import os
 import platform
 import re
 from collections.abc import Sequence
@@ -21,7 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from harness.errors import BackendError, UnsupportedError, UsageError
+from harness.backends.onnx_build import there_and_back
+from harness.backends.threads import threads
+from harness.errors import BackendError, UnsupportedError
 from harness.files import write_bytes
 from harness.models.export import cache_folder
 
@@ -106,22 +107,10 @@ def casts(element: int) -> str:
 
     Found out by compiling two casts, once a process.
     """
-    from onnx import TensorProto, helper
+    from onnx import TensorProto
 
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"
-    ]
-    nodes = [
-        helper.make_node("Cast", ["x"], ["c"], to=element),
-        helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
-    ]
-    model = helper.make_model(
-        helper.make_graph(nodes, "casts", ends[:1], ends[1:]),
-        opset_imports=[helper.make_opsetid("", 21)],
-        ir_version=10,
-    )
     try:
-        open_model(model)
+        open_model(there_and_back(element))
     except UnsupportedError:
         name = TensorProto.DataType.Name(element)
         return f"IREE {version('iree-base-compiler')} has no ONNX Cast to {name}"
@@ -134,17 +123,13 @@ def _driver() -> str:
     Raises:
         UsageError: QUANTHARNESS_THREADS is not a whole number.
     """
-    threads = os.environ.get("QUANTHARNESS_THREADS", "")
-    if threads and not threads.isdecimal():
-        raise UsageError(
-            f"QUANTHARNESS_THREADS={threads!r}, but should be a whole number; 0: all"
-        )
-    if threads == "1":
+    count = threads()
+    if count == 1:
         return _SINGLE
-    if threads not in ("", "0"):
+    if count:
         import iree.runtime as rt
 
-        rt.flags.parse_flags(f"--task_topology_max_group_count={threads}")
+        rt.flags.parse_flags(f"--task_topology_max_group_count={count}")
     return _TASKS
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.backends.llama_cpp_library import WATCH, library, threads
+from harness.backends.llama_cpp_library import WATCH, library, pool_size
 from harness.backends.llama_cpp_types import Batch, ContextParameters
 from harness.errors import BackendError
 
@@ -126,7 +126,7 @@ class Context:
         most = min(outputs or parameters.n_batch, parameters.n_batch)
         parameters.n_outputs_max = parameters.n_outputs_max_per_seq = most
         self.outputs = most
-        parameters.n_threads = parameters.n_threads_batch = threads()
+        parameters.n_threads = parameters.n_threads_batch = pool_size()
         if fused is not None:
             parameters.flash_attn_type = int(fused)
         self._watch: Any = None

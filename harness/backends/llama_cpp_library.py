@@ -22,7 +22,8 @@ from harness.backends.llama_cpp_types import (
     ContextParameters,
     ModelParameters,
 )
-from harness.errors import MissingExtraError, UnsupportedError, UsageError
+from harness.backends.threads import threads
+from harness.errors import MissingExtraError, UnsupportedError
 
 _POINTER: Final = ctypes.c_void_p
 #: Told of a node of the graph before it runs (asked) and after; says whether to stop.
@@ -162,15 +163,10 @@ def library() -> Library:
     return Library(library_file())
 
 
-def threads() -> int:
+def pool_size() -> int:
     """QUANTHARNESS_THREADS, or the cores that this process may use.
 
     Raises:
         UsageError: it is not a whole number.
     """
-    given = os.environ.get("QUANTHARNESS_THREADS", "")
-    if given and not given.isdecimal():
-        raise UsageError(
-            f"QUANTHARNESS_THREADS={given!r}, but should be a whole number; 0: all"
-        )
-    return int(given or 0) or len(os.sched_getaffinity(0))
+    return threads() or len(os.sched_getaffinity(0))

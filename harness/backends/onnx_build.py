@@ -71,3 +71,21 @@ def with_outputs(data: bytes, tensors: Collection[str]) -> bytes:
         model.graph.output.append(onnx.ValueInfoProto(name=name))
     extended: bytes = model.SerializeToString()
     return extended
+
+
+def there_and_back(element: int) -> onnx.ModelProto:
+    """A number cast to an ONNX element type and back to float32: does an engine?"""
+    from onnx import TensorProto, helper
+
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"
+    ]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["c"], to=element),
+        helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
+    ]
+    return helper.make_model(
+        helper.make_graph(nodes, "casts", ends[:1], ends[1:]),
+        opset_imports=[helper.make_opsetid("", 21)],
+        ir_version=10,
+    )

@@ -18,6 +18,7 @@ import numpy as np
 from harness.backends import installed
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized
+from harness.backends.onnx_call import feeds_of, shown, tensors_of
 from harness.backends.onnx_language import with_cache
 from harness.backends.protocol import (
     Arithmetic,
@@ -167,13 +168,7 @@ class OnnxReferenceSession:
             BackendError: closed, an input is missing, or an operator's definition
                 fails on what it gets.
         """
-        missing = sorted(set(self._inputs) - set(inputs))
-        if self._closed or missing:
-            raise BackendError(
-                f"onnx-reference: the session is closed={self._closed}, inputs missing="
-                f"{missing}, but should be open with inputs {self._inputs}"
-            )
-        feeds = {name: inputs[name] for name in self._inputs}
+        feeds = feeds_of("onnx-reference", self._inputs, inputs, closed=self._closed)
         start = time.perf_counter()
         try:
             # NumPy warns of what IEEE arithmetic defines: 0/0, and NaN in a cast.
@@ -184,11 +179,10 @@ class OnnxReferenceSession:
                 f"onnx-reference failed{_where(error)}: {_line(error)}"
             ) from None
         seconds = time.perf_counter() - start
-        arrays = {name: np.asarray(found[name]) for name in self._outputs}
-        for name in capture:
-            x, y = self._built.observed[name]
-            arrays[f"{name}/input"] = np.asarray(found[x])
-            arrays[name] = np.asarray(found[y])
+        tensors = {*self._outputs, *tensors_of(self._built.observed, capture, feeds)}
+        values = {name: np.asarray(found[name]) for name in tensors}
+        arrays = {name: values[name] for name in self._outputs}
+        arrays |= shown(self._built.observed, capture, feeds, values)
         return Outputs(arrays, {"run": seconds})
 
     def close(self) -> None:

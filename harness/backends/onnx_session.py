@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ import numpy as np
 from harness.backends.onnx_preflight import Kind
 from harness.backends.onnx_qnn import QNN, add_provider, register
 from harness.backends.protocol import Finding
-from harness.errors import BackendError, UnsupportedError, UsageError
+from harness.backends.threads import threads
+from harness.errors import BackendError, UnsupportedError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -113,12 +113,7 @@ def open_session(
         options.graph_optimization_level = levels.ORT_DISABLE_ALL
     for library in settings.libraries:
         options.register_custom_ops_library(library)
-    threads = os.environ.get("QUANTHARNESS_THREADS", "")
-    if threads and not threads.isdecimal():
-        raise UsageError(
-            f"QUANTHARNESS_THREADS={threads!r}, but should be a whole number; 0: all"
-        )
-    options.intra_op_num_threads = int(threads or 0)
+    options.intra_op_num_threads = threads()
     chosen: list[str] | None = None
     if settings.provider == QNN:
         add_provider(options, dict(settings.provider_options))

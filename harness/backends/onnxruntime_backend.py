@@ -18,6 +18,7 @@ import numpy as np
 from harness.backends import installed
 from harness.backends.onnx_artifact import ROUNDS_AND_DECODES, read_artifact
 from harness.backends.onnx_build import support, unquantized
+from harness.backends.onnx_call import feeds_of, shown, tensors_of
 from harness.backends.onnx_language import has_cache, with_cache
 from harness.backends.onnx_pool import Pool
 from harness.backends.onnx_qnn import QNN, refuses
@@ -45,7 +46,6 @@ from harness.backends.protocol import (
     Variant,
 )
 from harness.errors import (
-    BackendError,
     MissingExtraError,
     UnsupportedError,
 )
@@ -271,24 +271,15 @@ class OnnxRuntimeSession:
         Raises:
             BackendError: closed, an input is missing, or ONNX Runtime refuses them.
         """
-        missing = sorted(set(self._inputs) - set(inputs))
-        if self._closed or missing:
-            raise BackendError(
-                f"onnxruntime: the session is closed={self._closed}, inputs missing="
-                f"{missing}, but should be open with inputs {self._inputs}"
-            )
-        feeds = {name: np.ascontiguousarray(inputs[name]) for name in self._inputs}
-        shown = {t for name in capture for t in self._built.observed[name]}
-        session = self._pool.get(feeds, shown - set(feeds))
+        feeds = feeds_of("onnxruntime", self._inputs, inputs, closed=self._closed)
+        tensors = tensors_of(self._built.observed, capture, feeds)
+        session = self._pool.get(feeds, tensors)
         wanted = [value.name for value in session.get_outputs()]
         start = time.perf_counter()
         values = dict(zip(wanted, call(session, wanted, feeds), strict=True))
         seconds = time.perf_counter() - start
         arrays = {name: values[name] for name in self._outputs}
-        for name in capture:
-            x, y = self._built.observed[name]
-            arrays[f"{name}/input"] = feeds[x] if x in feeds else values[x]
-            arrays[name] = values[y]
+        arrays |= shown(self._built.observed, capture, feeds, values)
         return Outputs(arrays, {"run": seconds})
 
     def close(self) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
+from harness.backends.onnx_build import there_and_back
 from harness.backends.protocol import Finding
-from harness.errors import BackendError, HarnessError, UnsupportedError, UsageError
+from harness.backends.threads import threads
+from harness.errors import BackendError, HarnessError, UnsupportedError
 
 if TYPE_CHECKING:
     import openvino
@@ -44,12 +45,7 @@ def compile_model(
     """
     import openvino
 
-    threads = os.environ.get("QUANTHARNESS_THREADS", "")
-    if threads and not threads.isdecimal():
-        raise UsageError(
-            f"QUANTHARNESS_THREADS={threads!r}, but should be a whole number; 0: all"
-        )
-    config = dict(settings) | {"INFERENCE_NUM_THREADS": int(threads or 0)}
+    config = dict(settings) | {"INFERENCE_NUM_THREADS": threads()}
     core = openvino.Core()
     try:
         model = core.read_model(data)
@@ -73,22 +69,10 @@ def reads(element: int) -> str:
 
     Found out by compiling two casts, once a process.
     """
-    from onnx import TensorProto, helper
+    from onnx import TensorProto
 
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"
-    ]
-    nodes = [
-        helper.make_node("Cast", ["x"], ["c"], to=element),
-        helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT),
-    ]
-    model = helper.make_model(
-        helper.make_graph(nodes, "reads", ends[:1], ends[1:]),
-        opset_imports=[helper.make_opsetid("", 21)],
-        ir_version=10,
-    )
     try:
-        compile_model(model.SerializeToString(), {})
+        compile_model(there_and_back(element).SerializeToString(), {})
     except HarnessError:
         name = TensorProto.DataType.Name(element)
         return f"OpenVINO {version('openvino')} does not read {name}"

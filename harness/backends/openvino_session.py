@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import with_outputs
+from harness.backends.onnx_call import feeds_of, shown, tensors_of
 from harness.backends.openvino_compressed import Compression
 from harness.backends.openvino_model import (
     PINNED,
@@ -70,15 +71,9 @@ class OpenVinoSession:
         Raises:
             BackendError: closed, an input is missing, or OpenVINO refuses them.
         """
-        missing = sorted(set(self._inputs) - set(inputs))
-        if self._closed or missing:
-            raise BackendError(
-                f"openvino: the session is closed={self._closed}, inputs missing="
-                f"{missing}, but should be open with inputs {self._inputs}"
-            )
-        feeds = {name: np.ascontiguousarray(inputs[name]) for name in self._inputs}
+        feeds = feeds_of("openvino", self._inputs, inputs, closed=self._closed)
         names = tuple(capture)
-        tensors = {t for name in names for t in self._built.observed[name]} - set(feeds)
+        tensors = tensors_of(self._built.observed, names, feeds)
         compiled = self._capture_model(names, tensors) if names else self._plain
         start = time.perf_counter()
         try:
@@ -92,10 +87,7 @@ class OpenVinoSession:
             for name in {*self._outputs, *tensors}
         }
         arrays = {name: values[name] for name in self._outputs}
-        for name in names:
-            x, y = self._built.observed[name]
-            arrays[f"{name}/input"] = feeds[x] if x in feeds else values[x]
-            arrays[name] = values[y]
+        arrays |= shown(self._built.observed, names, feeds, values)
         return Outputs(arrays, {"run": seconds})
 
     def _capture_model(

@@ -23,6 +23,7 @@ import numpy as np
 from harness.backends import installed
 from harness.backends.onnx_artifact import read_artifact
 from harness.backends.onnx_build import support, unquantized, with_outputs
+from harness.backends.onnx_call import feeds_of, shown, tensors_of
 from harness.backends.protocol import (
     Arithmetic,
     Artifact,
@@ -186,23 +187,14 @@ class TensorRtSession:
         Raises:
             BackendError: closed, an input is missing, or TensorRT refuses them.
         """
-        missing = sorted(set(self._inputs) - set(inputs))
-        if self._closed or missing:
-            raise BackendError(
-                f"tensorrt: the session is closed={self._closed}, inputs missing="
-                f"{missing}, but should be open with inputs {self._inputs}"
-            )
-        feeds = {name: np.ascontiguousarray(inputs[name]) for name in self._inputs}
+        feeds = feeds_of("tensorrt", self._inputs, inputs, closed=self._closed)
         names = tuple(capture)
         engine = self._engine(names, feeds)
         start = time.perf_counter()
         values = engine.run(feeds)
         seconds = time.perf_counter() - start
         arrays = {name: values[name] for name in self._outputs}
-        for name in names:
-            x, y = self._built.observed[name]
-            arrays[f"{name}/input"] = feeds[x] if x in feeds else values[x]
-            arrays[name] = values[y]
+        arrays |= shown(self._built.observed, names, feeds, values)
         return Outputs(arrays, {"run": seconds})
 
     def _engine(self, names: tuple[str, ...], feeds: Mapping[str, Array]) -> _Engine:
@@ -210,10 +202,10 @@ class TensorRtSession:
         if found is not None and found.takes(feeds):
             return found
         self._engines.pop(names, None)
-        shown = [key for key in self._engines if key]
-        while names and len(shown) >= _KEPT:
-            del self._engines[shown.pop(0)]
-        tensors = {t for n in names for t in self._built.observed[n]} - set(feeds)
+        watched = [key for key in self._engines if key]
+        while names and len(watched) >= _KEPT:
+            del self._engines[watched.pop(0)]
+        tensors = tensors_of(self._built.observed, names, feeds)
         data = with_outputs(self._bytes, tensors) if tensors else self._bytes
         self._engines[names] = _Engine(data, feeds, self._device)
         return self._engines[names]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from harness.backends import installed
 from harness.backends.protocol import Availability, Finding, Support, Variant
+from harness.backends.threads import threads
 from harness.backends.torch_session import TorchSession, instruction_set
 from harness.errors import BackendError, UnsupportedError
 from harness.models.types import Model, Operator
@@ -127,9 +127,9 @@ class TorchBackend:
         import torch
 
         self._check_capability()
-        threads = os.environ.get("QUANTHARNESS_THREADS")
-        if threads:
-            torch.set_num_threads(int(threads))
+        count = threads()
+        if count:
+            torch.set_num_threads(count)
         device = self._device()
         module = model.module().eval()
         if scheme is None:
