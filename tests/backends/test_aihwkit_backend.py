@@ -28,6 +28,7 @@ from harness.models.torch_model import TorchModel
 from harness.models.types import Case
 from harness.schemes.catalogue import SCHEMES
 from harness.schemes.oracle import OperatorOracle
+from tests.backends.analog_network import network, output, samples
 
 torch = pytest.importorskip("torch")
 
@@ -41,34 +42,16 @@ DAY = 86400.0
 APART = 5.0
 
 
-def make():
-    """A Conv2d, a Conv1d with dilation, a Linear layer."""
-    torch.manual_seed(4)
-
-    class Small(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.flat = torch.nn.Conv2d(4, 12, 3, padding=1, stride=2)
-            self.deep = torch.nn.Conv1d(12, 8, 3, padding=2, dilation=2)
-            self.fc = torch.nn.Linear(8, 16)
-
-        def forward(self, x):
-            y = torch.relu(self.flat(x)).flatten(2)
-            return self.fc(torch.relu(self.deep(y)).mean(dim=2))
-
-    return Small()
-
-
 @pytest.fixture(scope="module")
 def x():
     """Two samples."""
-    return np.random.default_rng(6).standard_normal((2, 4, 6, 6)).astype(np.float32)
+    return samples()
 
 
 @pytest.fixture(scope="module")
-def model(x):
-    """A user's own module."""
-    return TorchModel("small", make, example={"x": x})
+def model():
+    """A Conv2d, a Conv1d with dilation, a Linear layer."""
+    return network(padding=2)
 
 
 @pytest.fixture
@@ -79,10 +62,6 @@ def load(model):
         return AihwkitBackend(**options).load(model, SCHEMES["int8"])
 
     return open_session
-
-
-def output(session, x):
-    return next(iter(session.run({"x": x}).values()))
 
 
 def test_it_says_how_it_is_made(tmp_path, monkeypatch):

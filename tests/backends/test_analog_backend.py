@@ -16,45 +16,26 @@ from harness.backends.analog_device import (
 )
 from harness.backends.protocol import Session
 from harness.errors import BackendError
-from harness.models.torch_model import TorchModel
 from harness.schemes.catalogue import SCHEMES
 from harness.schemes.oracle import OperatorOracle
+from tests.backends.analog_network import network, output, samples
 
 torch = pytest.importorskip("torch")
 
 DAY = 86400.0
 SILENT = {"programming": 0.0, "drift": 0.0, "read": 0.0}
-MODEL_SEED = 4
-
-
-def make():
-    """A grouped Conv1d with padding, a Conv2d, and a Linear layer."""
-    torch.manual_seed(MODEL_SEED)
-
-    class Small(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.flat = torch.nn.Conv2d(4, 12, 3, padding=1, stride=2)
-            self.deep = torch.nn.Conv1d(12, 8, 3, padding=1, groups=2, dilation=2)
-            self.fc = torch.nn.Linear(8, 16)
-
-        def forward(self, x):
-            y = torch.relu(self.flat(x)).flatten(2)
-            return self.fc(torch.relu(self.deep(y)).mean(dim=2))
-
-    return Small()
 
 
 @pytest.fixture(scope="module")
 def x():
     """Two samples."""
-    return np.random.default_rng(6).standard_normal((2, 4, 6, 6)).astype(np.float32)
+    return samples()
 
 
 @pytest.fixture(scope="module")
-def model(x):
-    """A user's own module."""
-    return TorchModel("small", make, example={"x": x})
+def model():
+    """A Conv2d, a grouped Conv1d with padding, and a Linear layer."""
+    return network(padding=1, groups=2)
 
 
 @pytest.fixture
@@ -65,10 +46,6 @@ def load(model):
         return AnalogBackend(**options).load(model, SCHEMES[scheme])
 
     return open_session
-
-
-def output(session, x):
-    return next(iter(session.run({"x": x}).values()))
 
 
 def test_a_session_is_one(load, x):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 
 import numpy as np
 import onnx
@@ -14,14 +13,14 @@ from onnx import numpy_helper
 from harness.backends.onnx_reference_backend import OnnxReferenceBackend
 from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
 from harness.backends.torch_backend import TorchBackend
-from harness.compare.explained import Explained, weight_evidence
-from harness.judge.statistics.quadratic import energy_factor
+from harness.compare.explained import weight_evidence
 from harness.schemes.checkpoint import (
     node_of_file,
     onnx_checkpoint,
     rounds_between,
     scheme_of_checkpoint,
 )
+from tests.backends.observed import beyond
 from tests.schemes.quantized_files import INPUTS_ALONE, inputs, quantized
 
 #: Name -> quantizer, options.
@@ -55,21 +54,6 @@ RECIPES = {
 }
 
 
-def worst(model, scheme, session, x):
-    """The largest unexplained drift of any operator, in units of its limit."""
-    names = [operator.name for operator in model.operators()]
-    outputs = session.run({"x": x}, capture=names)
-    explained = Explained(scheme, session.arithmetic())
-    for operator in model.operators():
-        name = operator.name
-        explained.add(operator, outputs[f"{name}/input"], outputs[name])
-    factor = energy_factor(0.01 / 1000)
-    return {
-        e.operator: math.sqrt(e.residual_sq / e.explained_sq) / factor
-        for e in explained.result()
-    }
-
-
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_operator_of_a_file_is_explained(recipe, tmp_path):
     """The engine computes what ONNX Runtime's quantizer wrote, optimizer off."""
@@ -77,7 +61,7 @@ def test_every_operator_of_a_file_is_explained(recipe, tmp_path):
     model, scheme = quantized(tmp_path, name, options)
     session = OnnxRuntimeBackend(optimization="off").load(model, scheme)
 
-    ratios = worst(model, scheme, session, inputs(9))
+    ratios = beyond(model, scheme, session, inputs(9))
 
     assert set(ratios) == {"conv", "fc", "head"}
     assert max(ratios.values()) < 1
@@ -89,7 +73,7 @@ def test_other_engines_run_the_same_file(backend, tmp_path):
     name, options = RECIPES["dynamic by channel"]
     model, scheme = quantized(tmp_path, name, options)
 
-    ratios = worst(model, scheme, backend().load(model, scheme), inputs(9))
+    ratios = beyond(model, scheme, backend().load(model, scheme), inputs(9))
 
     assert max(ratios.values()) < 1
 
@@ -126,7 +110,7 @@ def altered(tmp_path, tensor, change):
     onnx.save(proto, tmp_path / "wrong.onnx")
     wrong = dataclasses.replace(scheme, checkpoint=str(tmp_path / "wrong.onnx"))
     session = OnnxRuntimeBackend(optimization="off").load(model, wrong)
-    return worst(model, scheme, session, inputs(9))
+    return beyond(model, scheme, session, inputs(9))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +172,7 @@ def test_openvino_runs_the_same_file(tmp_path):
     pinned = OpenVinoBackend.variants["f32"].options
     session = OpenVinoBackend(**pinned).load(model, scheme)
 
-    ratios = worst(model, scheme, session, inputs(9))
+    ratios = beyond(model, scheme, session, inputs(9))
 
     assert set(ratios) == {"conv", "fc", "head"}
     assert onnx_checkpoint(scheme.checkpoint).others == 0

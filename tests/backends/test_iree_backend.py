@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 
 import numpy as np
 import onnx
 import onnx.reference
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from harness.backends.onnx_tables import without_stored_fp8
 from harness.backends.protocol import Backend, Session
@@ -18,10 +17,10 @@ from harness.backends.registry import load_registry
 from harness.compare.explained import Explained, weight_evidence
 from harness.environments import VARIABLE
 from harness.errors import BackendError, UnsupportedError, UsageError
-from harness.judge.statistics.quadratic import energy_factor
-from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES
 from harness.schemes.onnx_qdq import build
+from tests.backends.observed import beyond
+from tests.backends.small_onnx import conv_then_linear, samples_of_conv
 
 #: Run by `test_in_their_environments.py`, in IREE's own.
 installed = pytest.mark.skipif(
@@ -37,37 +36,13 @@ slow = pytest.mark.quant_slow
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Conv -> Relu -> MatMul + bias."""
-    rng = np.random.default_rng(5)
-    weights = {"w": (32, 24, 3), "b": (32,), "fc": (256, 48), "fb": (48,)}
-    tensors = [
-        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
-        for name, shape in weights.items()
-    ]
-    tensors.append(numpy_helper.from_array(np.array([-1, 256], np.int64), "shape"))
-    nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["a"], "conv", pads=[1, 1]),
-        helper.make_node("Relu", ["a"], ["r"], "relu"),
-        helper.make_node("Reshape", ["r", "shape"], ["d"], "reshape"),
-        helper.make_node("MatMul", ["d", "fc"], ["e"], "linear"),
-        helper.make_node("Add", ["e", "fb"], ["y"], "add"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", 1, ["n", 24, 8])],
-        [helper.make_tensor_value_info("y", 1, ["m", 48])],
-        tensors,
-    )
-    opset = [helper.make_opsetid("", 21)]
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
-    return OnnxModel(path)
+    return conv_then_linear(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def x():
     """Eight samples."""
-    return np.random.default_rng(6).standard_normal((8, 24, 8)).astype(np.float32)
+    return samples_of_conv()
 
 
 @pytest.fixture
@@ -81,21 +56,6 @@ def calibrated(name):
     """The scheme; a static one for inputs up to 4 of the convolution's kind."""
     amax = {"conv": 4.0, "linear": 30.0}
     return dataclasses.replace(SCHEMES[name], calibration=amax)
-
-
-def beyond(backend, model, scheme, x):
-    """Unexplained drift of each operator, in units of its limit."""
-    operators = {operator.name: operator for operator in model.operators()}
-    session = backend.load(model, scheme)
-    outputs = session.run({"x": x}, capture=list(operators))
-    explained = Explained(scheme, session.arithmetic())
-    for name, operator in operators.items():
-        explained.add(operator, outputs[f"{name}/input"], outputs[name])
-    return {
-        entry.operator: math.sqrt(entry.residual_sq / entry.explained_sq)
-        / energy_factor(0.001)
-        for entry in explained.result()
-    }
 
 
 def test_without_its_environment_it_says_what_makes_one(iree, monkeypatch):
@@ -122,7 +82,8 @@ def test_it_is_a_backend_and_its_session_a_session(iree, model):
 @pytest.mark.parametrize("name", sorted(set(SCHEMES) - CAST))
 def test_every_operator_is_explained(iree, model, x, name):
     """Both operators, observed under the names that every backend uses."""
-    found = beyond(iree, model, calibrated(name), x)
+    scheme = calibrated(name)
+    found = beyond(model, scheme, iree.load(model, scheme), x, level=0.001)
 
     assert {"conv", "linear"} == set(found)
     assert max(found.values()) < 1

@@ -32,6 +32,7 @@ from harness.schemes.apply import quantize_weight
 from harness.schemes.catalogue import scheme_by_name, scheme_from_table
 from harness.schemes.types import Scheme, TensorScheme
 from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_language import cached_in
 
 pytest.importorskip("xllamacpp", reason="needs the extra llamacpp")
 gguf = pytest.importorskip("gguf", reason="needs the extra llamacpp")
@@ -53,17 +54,10 @@ def scheme(kind, **more):
     return scheme_from_table(kind.lower(), {**table, **more})
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("tiny")
-
-
 @pytest.fixture(scope="module", autouse=True)
-def _cache(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
-        patch.setenv("QUANTHARNESS_THREADS", "1")
-        yield
+def folder(tmp_path_factory):
+    with cached_in(tmp_path_factory.mktemp("tiny"), threads="1") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

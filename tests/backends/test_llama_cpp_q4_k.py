@@ -19,6 +19,7 @@ from harness.numerics.layouts import read_gguf, write_gguf
 from harness.schemes.catalogue import scheme_from_table
 from harness.schemes.oracle import UNIT_ROUNDOFF
 from tests.models import tiny_gguf
+from tests.models.tiny_language import cached_in, write_tiny_suite
 
 pytest.importorskip("xllamacpp", reason="needs the extra llamacpp")
 gguf = pytest.importorskip("gguf", reason="needs the extra llamacpp")
@@ -26,12 +27,8 @@ gguf = pytest.importorskip("gguf", reason="needs the extra llamacpp")
 WEIGHTS = {"format": "uint4", "granularity": "block", "block": 32, "rule": "ggml"}
 INPUTS = {"format": "int8", "granularity": "block", "block": 256, "rule": "ggml"}
 TEXT = "hello, what is 2 + 2? Numbers in fewer bits."
+#: What follows `HEAD` of `tiny_language`.
 SUITE = """\
-[suite]
-name = "tiny"
-model = "tiny.gguf"
-cases = "cases.jsonl"
-reference = { backend = "torch", precision = "fp32" }
 batch = 8
 
 [scheme.q4_k]
@@ -102,17 +99,10 @@ class Planted(LlamaCppBackend):
         return self.open_written(model, scheme, written)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("wide")
-
-
 @pytest.fixture(scope="module", autouse=True)
-def _cache(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
-        patch.setenv("QUANTHARNESS_THREADS", "1")
-        yield
+def folder(tmp_path_factory):
+    with cached_in(tmp_path_factory.mktemp("wide"), threads="1") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -212,22 +202,19 @@ def test_inputs_must_be_said_as_they_are(model, activations):
     )
 
 
-def lines():
+def records():
     """Forty short texts."""
     words = ("the", "sea", "was", "calm", "and", "an", "old", "boat", "lay", "near")
     for index in range(40):
         text = " ".join(words[(index * 7 + i * (1 + index % 3)) % 10] for i in range(6))
-        yield json.dumps({"id": f"c{index}", "text": text, "tags": []})
+        yield {"id": f"c{index}", "text": text, "tags": []}
 
 
 def suite(folder, keep, backends):
     """A suite of a 256 wide model on disk."""
-    folder.mkdir()
-    tiny_gguf.write_gguf(folder / "tiny.gguf", seed=5, inner=256, hidden=256)
     tables = [f'[[target]]\nbackend = "{name}"\nscheme = "q4_k"\n' for name in backends]
-    head = SUITE.replace("KEEP", json.dumps(keep))
-    (folder / "suite.toml").write_text("\n".join([head, *tables]))
-    (folder / "cases.jsonl").write_text("\n".join(lines()))
+    text = "\n".join([SUITE.replace("KEEP", json.dumps(keep)), *tables])
+    write_tiny_suite(folder, text, records(), seed=5, inner=256, hidden=256)
     (folder / "plugin.py").write_text(PLUGIN)
     plugins = [str(folder / "plugin.py")]
     record([folder], plugins=plugins, allow_ci=True, allow_dirty=True)

@@ -14,14 +14,10 @@ from harness.backends.torch_backend import TorchBackend
 from harness.errors import BackendError
 from harness.execution.cases_run import run_cases
 from harness.execution.metamorphic import ask_again
-from harness.models.load import load_model
-from harness.models.types import Case
 from harness.schemes.catalogue import scheme_from_table
-from tests.models.tiny_gguf import write_gguf
+from tests.backends.language_texts import NEAR, TEXTS, cases
+from tests.models.tiny_language import tiny_language
 
-TEXTS = ("hello", "what is 2 + 2?", "a much longer text, with more words and a 7", "h")
-#: float32 sums of a few hundred products in another order.
-NEAR = {"rtol": 1e-4, "atol": 1e-4}
 ENGINES = {
     "onnxruntime": OnnxRuntimeBackend,
     "openvino": OpenVinoBackend,
@@ -31,11 +27,7 @@ ENGINES = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
-        write_gguf(folder / "tiny.gguf", seed=3)
-        found = load_model("tiny.gguf", folder)
+    with tiny_language(tmp_path_factory.mktemp("tiny"), seed=3) as found:
         found.onnx()
         yield found
 
@@ -52,10 +44,6 @@ def session(request, model):
     if not available.available:
         pytest.skip(available.reason)
     return backend.load(model, None)
-
-
-def cases(model):
-    return [Case(t, model.prepare({"text": t * 3}, "")) for t in TEXTS]
 
 
 def requests(model, **more):

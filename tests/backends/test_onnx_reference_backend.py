@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from harness.backends.onnx_reference_backend import OnnxReferenceBackend
 from harness.compare.explained import Explained
@@ -15,23 +15,13 @@ from harness.errors import BackendError, UnsupportedError
 from harness.judge.statistics.quadratic import energy_factor
 from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES
+from tests.backends.small_onnx import one_matmul
 
 
 @pytest.fixture
 def model(tmp_path):
     """One MatMul of 64 terms."""
-    rng = np.random.default_rng(0)
-    weight = rng.standard_normal((64, 24)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")],
-        "g",
-        [helper.make_tensor_value_info("x", 1, ["n", 64])],
-        [helper.make_tensor_value_info("y", 1, ["n", 24])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    opset = [helper.make_opsetid("", 21)]
-    onnx.save(helper.make_model(graph, opset_imports=opset), tmp_path / "m.onnx")
-    return OnnxModel(tmp_path / "m.onnx")
+    return one_matmul(tmp_path)
 
 
 @pytest.mark.parametrize("scheme", ["fp8_e4m3", "mxfp8", "mxfp4", "int8", "int4"])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
@@ -16,12 +14,13 @@ from harness.backends import onnx_session
 from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
 from harness.backends.protocol import Backend, Session
 from harness.backends.registry import load_registry
-from harness.compare.explained import Explained, weight_evidence
+from harness.compare.explained import weight_evidence
 from harness.errors import BackendError, UnsupportedError, UsageError
-from harness.judge.statistics.quadratic import energy_factor
 from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES
 from harness.schemes.types import Scheme, TensorScheme
+from tests.backends.observed import furthest, largest_inputs
+from tests.backends.small_onnx import normal, saved
 from tests.models.graphs import perceptron
 
 #: Schemes that ONNX Runtime's default optimizer does not compute as the graph says; the
@@ -29,7 +28,8 @@ from tests.models.graphs import perceptron
 DEVIATING = {"int8", "int8_weight_only", "int8_static", "fp8_e4m3_static"}
 
 
-def make_graph(rng):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
     """Conv -> Relu -> depthwise Conv -> MatMul + bias -> Gelu-free Gemm."""
     shapes = {
         "conv_w": (32, 24, 3, 3),
@@ -40,11 +40,9 @@ def make_graph(rng):
         "head_w": (20, 48),
         "head_b": (20,),
     }
-    tensors = [
-        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
-        for name, shape in shapes.items()
-    ]
+    tensors = normal(np.random.default_rng(5), shapes)
     tensors.append(numpy_helper.from_array(np.array([0, -1, 128], np.int64), "shape"))
+    tensors.append(numpy_helper.from_array(np.array([-1, 48], np.int64), "two"))
     nodes = [
         helper.make_node(
             "Conv", ["x", "conv_w", "conv_b"], ["a"], "conv", pads=[1] * 4
@@ -60,26 +58,8 @@ def make_graph(rng):
         helper.make_node("Reshape", ["g", "two"], ["h"], "rows"),
         helper.make_node("Gemm", ["h", "head_w", "head_b"], ["y"], "head", transB=1),
     ]
-    tensors.append(numpy_helper.from_array(np.array([-1, 48], np.int64), "two"))
-    return helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", 1, ["n", 24, 8, 8])],
-        [helper.make_tensor_value_info("y", 1, ["m", 20])],
-        tensors,
-    )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A user's own ONNX file."""
-    graph = make_graph(np.random.default_rng(5))
-    proto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10
-    )
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    onnx.save(proto, path)
-    return OnnxModel(path)
+    folder = tmp_path_factory.mktemp("model")
+    return saved(folder, nodes, tensors, ["n", 24, 8, 8], ["m", 20], ir_version=10)
 
 
 @pytest.fixture(scope="module")
@@ -91,31 +71,12 @@ def x():
 @pytest.fixture(scope="module")
 def calibration(model, x):
     """The largest input of every operator of the unquantized model."""
-    session = OnnxRuntimeBackend().load(model, None)
-    names = [operator.name for operator in model.operators()]
-    outputs = session.run({"x": x}, capture=names)
-    return {name: float(np.abs(outputs[f"{name}/input"]).max()) for name in names}
+    return largest_inputs(model, OnnxRuntimeBackend().load(model, None), x)
 
 
 def calibrated(name, calibration):
     """A shipped scheme with the model's calibration."""
     return dataclasses.replace(SCHEMES[name], calibration=calibration)
-
-
-def worst_ratio(model, scheme, session, x):
-    """The largest unexplained drift of any operator, in units of its limit."""
-    operators = {operator.name: operator for operator in model.operators()}
-    outputs = session.run({"x": x}, capture=list(operators))
-    explained = Explained(scheme, session.arithmetic())
-    for name, operator in operators.items():
-        explained.add(operator, outputs[f"{name}/input"], outputs[name])
-    factor = energy_factor(0.01 / 1000)
-    ratios = {
-        e.operator: math.sqrt(e.residual_sq / e.explained_sq) / factor
-        for e in explained.result()
-    }
-    name = max(ratios, key=lambda key: ratios[key])
-    return name, ratios[name]
 
 
 def test_it_is_a_backend(model):
@@ -148,7 +109,7 @@ def test_every_operator_is_explained_in_the_default_configuration(
     scheme = calibrated(name, calibration)
     session = OnnxRuntimeBackend().load(model, scheme)
 
-    assert worst_ratio(model, scheme, session, x)[1] < 1
+    assert furthest(model, scheme, session, x)[1] < 1
 
 
 @pytest.mark.parametrize("name", sorted(DEVIATING))
@@ -157,7 +118,7 @@ def test_every_operator_is_explained_without_the_optimizer(name, model, x, calib
     scheme = calibrated(name, calibration)
     session = OnnxRuntimeBackend(optimization="off").load(model, scheme)
 
-    assert worst_ratio(model, scheme, session, x)[1] < 1
+    assert furthest(model, scheme, session, x)[1] < 1
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMES))
@@ -247,7 +208,7 @@ def test_a_one_line_defect_names_its_operator(name, defect, model, x, calibratio
 
     session = OnnxRuntimeSession(built, "fp32", scheme)
 
-    guilty, ratio = worst_ratio(model, scheme, session, x)
+    guilty, ratio = furthest(model, scheme, session, x)
     assert guilty == "fc"
     assert ratio > 10
     operator = next(o for o in model.operators() if o.name == "fc")

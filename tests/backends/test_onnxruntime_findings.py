@@ -8,19 +8,16 @@ version deviates; one that does not is skipped with that as its reason. Measured
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from harness.backends.onnxruntime_backend import OnnxRuntimeBackend
-from harness.compare.explained import Explained
-from harness.judge.statistics.quadratic import energy_factor
-from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES
+from tests.backends.observed import beyond
+from tests.backends.small_onnx import saved
 
 LEVELS = onnxruntime.GraphOptimizationLevel
 
@@ -51,33 +48,10 @@ def tensor(array, name):
     return numpy_helper.from_array(np.asarray(array), name)
 
 
-def load(tmp_path, nodes, tensors, x, y):
-    """A user's ONNX file of the same layers, unquantized."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", 1, x)],
-        [helper.make_tensor_value_info("y", 1, y)],
-        tensors,
-    )
-    opset = [helper.make_opsetid("", 21)]
-    onnx.save(helper.make_model(graph, opset_imports=opset), tmp_path / "m.onnx")
-    return OnnxModel(tmp_path / "m.onnx")
-
-
 def ratios(model, scheme, x, **settings):
     """Unexplained drift of every operator, in units of its limit."""
-    operators = {operator.name: operator for operator in model.operators()}
     session = OnnxRuntimeBackend(**settings).load(model, scheme)
-    outputs = session.run({"x": x}, capture=list(operators))
-    explained = Explained(scheme, session.arithmetic())
-    for name, operator in operators.items():
-        explained.add(operator, outputs[f"{name}/input"], outputs[name])
-    factor = energy_factor(0.01 / 1000)
-    return {
-        e.operator: math.sqrt(e.residual_sq / e.explained_sq) / factor
-        for e in explained.result()
-    }
+    return beyond(model, scheme, session, x)
 
 
 def test_int8_weights_quantize_the_input_too(tmp_path):
@@ -94,7 +68,7 @@ def test_int8_weights_quantize_the_input_too(tmp_path):
     if np.linalg.norm(on - off) < 1e-5 * np.linalg.norm(off):
         pytest.skip(f"onnxruntime {onnxruntime.__version__} leaves the input alone")
     weight = rng.standard_normal((64, 64)).astype(np.float32)
-    model = load(
+    model = saved(
         tmp_path,
         [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")],
         [tensor(weight, "w")],
@@ -113,7 +87,7 @@ def test_int8_weights_quantize_the_input_too(tmp_path):
 def conv_model(tmp_path, rng, bias):
     """Two convolutions with a Relu between them."""
     shape = (4, 4, 3)
-    return load(
+    return saved(
         tmp_path,
         [
             helper.make_node("Conv", ["x", "w1", "b"], ["a"], "first", pads=[1, 1]),

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 
 import numpy as np
 import onnx
 import onnx.reference
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from harness.backends import onnx_pool, onnx_qnn, onnx_session
 from harness.backends.onnx_shapes import any_shapes, fold_shapes, shapes_of, with_shapes
 from harness.backends.registry import load_registry
-from harness.compare.explained import Explained
 from harness.errors import BackendError, MissingExtraError
-from harness.judge.statistics.quadratic import energy_factor
-from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES
+from tests.backends.observed import beyond, largest_inputs
+from tests.backends.small_onnx import conv_then_linear, samples_of_conv
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_qnn") is None,
@@ -32,41 +30,19 @@ TAKEN = {"int8_static", "int8_weight_only"}
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Conv -> Relu -> Flatten by its own shape -> MatMul + bias."""
-    rng = np.random.default_rng(5)
-    weights = {"w": (32, 24, 3), "b": (32,), "fc": (256, 48), "fb": (48,)}
-    tensors = [
-        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
-        for name, shape in weights.items()
-    ]
-    tensors.append(numpy_helper.from_array(np.array([0], np.int64), "first"))
-    tensors.append(numpy_helper.from_array(np.array([-1], np.int64), "rest"))
     nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["a"], "conv", pads=[1, 1]),
-        helper.make_node("Relu", ["a"], ["r"], "relu"),
         helper.make_node("Shape", ["r"], ["s"], "shape"),
         helper.make_node("Gather", ["s", "first"], ["n"], "gather"),
-        helper.make_node("Concat", ["n", "rest"], ["to"], "concat", axis=0),
-        helper.make_node("Reshape", ["r", "to"], ["d"], "reshape"),
-        helper.make_node("MatMul", ["d", "fc"], ["e"], "linear"),
-        helper.make_node("Add", ["e", "fb"], ["y"], "add"),
+        helper.make_node("Concat", ["n", "rest"], ["shape"], "concat", axis=0),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", 1, ["n", 24, 8])],
-        [helper.make_tensor_value_info("y", 1, ["m", 48])],
-        tensors,
-    )
-    opset = [helper.make_opsetid("", 21)]
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
-    return OnnxModel(path)
+    constants = {"first": np.array([0], np.int64), "rest": np.array([-1], np.int64)}
+    folder = tmp_path_factory.mktemp("model")
+    return conv_then_linear(folder, shape=nodes, constants=constants)
 
 
 def inputs(batch):
     """Standard normal inputs of the model."""
-    rng = np.random.default_rng(6)
-    return {"x": rng.standard_normal((batch, 24, 8)).astype(np.float32)}
+    return {"x": samples_of_conv(batch)}
 
 
 @pytest.fixture
@@ -78,10 +54,8 @@ def qnn():
 @pytest.fixture
 def scheme(model):
     """`int8_static`, calibrated on the inputs."""
-    names = [operator.name for operator in model.operators()]
     plain = load_registry().backend("onnxruntime@cpu").load(model, None)
-    seen = plain.run(inputs(8), capture=names)
-    amax = {name: float(np.abs(seen[f"{name}/input"]).max()) for name in names}
+    amax = largest_inputs(model, plain, samples_of_conv())
     return dataclasses.replace(SCHEMES["int8_static"], calibration=amax)
 
 
@@ -123,18 +97,9 @@ def test_only_what_the_htp_takes_is_supported(qnn, model, name):
         assert {"conv", "linear"} == set(found.operators)
 
 
-def beyond(session, model, scheme):
+def drifts(session, model, scheme):
     """Unexplained drift of each operator, in units of its limit."""
-    operators = {operator.name: operator for operator in model.operators()}
-    outputs = session.run(inputs(8), capture=list(operators))
-    explained = Explained(scheme, session.arithmetic())
-    for name, operator in operators.items():
-        explained.add(operator, outputs[f"{name}/input"], outputs[name])
-    return {
-        entry.operator: math.sqrt(entry.residual_sq / entry.explained_sq)
-        / energy_factor(0.001)
-        for entry in explained.result()
-    }
+    return beyond(model, scheme, session, samples_of_conv(), level=0.001)
 
 
 @installed
@@ -142,7 +107,7 @@ def test_an_operator_whose_input_the_cpu_rounds_is_explained(qnn, model, scheme)
     """Observed under its name; its product is QNN's."""
     session = qnn.load(model, scheme)
 
-    assert beyond(session, model, scheme)["conv"] < 1
+    assert drifts(session, model, scheme)["conv"] < 1
     found = onnx_session.assigned_kinds(session._pool.first)
     assert {"Conv", "Gemm"} <= set(found[onnx_qnn.QNN])
     assert not {"Conv", "MatMul", "Gemm"} & set(found.get(onnx_session.CPU, ()))
@@ -151,7 +116,7 @@ def test_an_operator_whose_input_the_cpu_rounds_is_explained(qnn, model, scheme)
 @installed
 def test_an_input_that_it_leaves_unrounded_is_found(qnn, model, scheme):
     """Inside its graph it drops Quantize and Dequantize: the oracle says so."""
-    assert beyond(qnn.load(model, scheme), model, scheme)["linear"] > 1000
+    assert drifts(qnn.load(model, scheme), model, scheme)["linear"] > 1000
 
 
 @installed
@@ -159,7 +124,7 @@ def test_weights_alone_are_explained(qnn, model):
     """Nothing is to be rounded between the operators."""
     scheme = SCHEMES["int8_weight_only"]
 
-    assert max(beyond(qnn.load(model, scheme), model, scheme).values()) < 1
+    assert max(drifts(qnn.load(model, scheme), model, scheme).values()) < 1
 
 
 @installed

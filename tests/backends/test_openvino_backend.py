@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
-import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 from harness.backends.openvino_backend import OpenVinoBackend
 from harness.backends.openvino_model import products
 from harness.backends.protocol import Backend, Session
 from harness.backends.registry import load_registry
-from harness.compare.explained import Explained
 from harness.errors import BackendError, UnsupportedError, UsageError
-from harness.judge.statistics.quadratic import energy_factor
-from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES
 from harness.schemes.types import TensorScheme
+from tests.backends.observed import beyond
+from tests.backends.small_onnx import conv_then_linear, samples_of_conv
 
 #: Schemes that the pinned configuration computes as the graph says.
 FAITHFUL = ("fp8_weight_only", "mxfp8_weight_only", "int8", "int8_weight_only", "int4")
@@ -28,37 +23,13 @@ FAITHFUL = ("fp8_weight_only", "mxfp8_weight_only", "int8", "int8_weight_only", 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Conv -> Relu -> MatMul + bias."""
-    rng = np.random.default_rng(5)
-    weights = {"w": (32, 24, 3), "b": (32,), "fc": (256, 48), "fb": (48,)}
-    tensors = [
-        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
-        for name, shape in weights.items()
-    ]
-    tensors.append(numpy_helper.from_array(np.array([-1, 256], np.int64), "shape"))
-    nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["a"], "conv", pads=[1, 1]),
-        helper.make_node("Relu", ["a"], ["r"], "relu"),
-        helper.make_node("Reshape", ["r", "shape"], ["d"], "reshape"),
-        helper.make_node("MatMul", ["d", "fc"], ["e"], "linear"),
-        helper.make_node("Add", ["e", "fb"], ["y"], "add"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", 1, ["n", 24, 8])],
-        [helper.make_tensor_value_info("y", 1, ["m", 48])],
-        tensors,
-    )
-    opset = [helper.make_opsetid("", 21)]
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
-    return OnnxModel(path)
+    return conv_then_linear(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def x():
     """Eight samples."""
-    return np.random.default_rng(6).standard_normal((8, 24, 8)).astype(np.float32)
+    return samples_of_conv()
 
 
 @pytest.fixture
@@ -67,19 +38,10 @@ def pinned():
     return load_registry().backend("openvino@f32")
 
 
-def beyond(backend, model, scheme, x):
-    """Unexplained drift of each operator, in units of its limit."""
-    operators = {operator.name: operator for operator in model.operators()}
-    session = backend.load(model, scheme)
-    outputs = session.run({"x": x}, capture=list(operators))
-    explained = Explained(scheme, session.arithmetic())
-    for name, operator in operators.items():
-        explained.add(operator, outputs[f"{name}/input"], outputs[name])
-    factor = energy_factor(0.001)
-    return {
-        entry.operator: math.sqrt(entry.residual_sq / entry.explained_sq) / factor
-        for entry in explained.result()
-    }
+def drifts(backend, model, name, x):
+    """Unexplained drift of each operator under a shipped scheme, in its limits."""
+    scheme = SCHEMES[name]
+    return beyond(model, scheme, backend.load(model, scheme), x, level=0.001)
 
 
 def test_it_is_a_backend_and_its_session_a_session(model, pinned):
@@ -93,7 +55,7 @@ def test_it_is_a_backend_and_its_session_a_session(model, pinned):
 @pytest.mark.parametrize("scheme", FAITHFUL)
 def test_pinned_every_operator_is_explained(model, pinned, x, scheme):
     """Both operators, observed under the names that every backend uses."""
-    found = beyond(pinned, model, SCHEMES[scheme], x)
+    found = drifts(pinned, model, scheme, x)
 
     assert {"conv", "linear"} == set(found)
     assert max(found.values()) < 1
@@ -101,7 +63,7 @@ def test_pinned_every_operator_is_explained(model, pinned, x, scheme):
 
 def test_fp8_inputs_are_unexplained(model, pinned, x):
     """Rounding through float16 is found by the harness itself."""
-    assert max(beyond(pinned, model, SCHEMES["fp8_e4m3"], x).values()) > 10
+    assert max(drifts(pinned, model, "fp8_e4m3", x).values()) > 10
 
 
 def test_the_effective_precision_is_declared(model, pinned):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
-import onnx
 import pytest
 from onnx import helper, numpy_helper
 
@@ -14,12 +12,12 @@ from harness.backends.openvino_backend import OpenVinoBackend
 from harness.backends.openvino_compressed import TYPES, Compression
 from harness.backends.openvino_model import PINNED, compile_model, constants
 from harness.backends.registry import load_registry
-from harness.compare.explained import Explained, weight_evidence
+from harness.compare.explained import weight_evidence
 from harness.defects import PlantedBackend, Planting
 from harness.errors import BackendError
-from harness.judge.statistics.quadratic import energy_factor
-from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES
+from tests.backends.observed import beyond
+from tests.backends.small_onnx import normal, samples_of_conv, saved
 
 #: Scheme -> the type that OpenVINO holds its codes in.
 HELD = {
@@ -34,12 +32,8 @@ HELD = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Conv -> MatMul -> Gemm whose rows are no whole number of blocks."""
-    rng = np.random.default_rng(5)
     weights = {"w": (32, 24, 3), "fc": (256, 136), "g": (48, 136), "gb": (48,)}
-    tensors = [
-        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
-        for name, shape in weights.items()
-    ]
+    tensors = normal(np.random.default_rng(5), weights)
     tensors.append(numpy_helper.from_array(np.array([-1, 256], np.int64), "shape"))
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], "conv", pads=[1, 1]),
@@ -48,17 +42,8 @@ def model(tmp_path_factory):
         helper.make_node("MatMul", ["d", "fc"], ["e"], "linear"),
         helper.make_node("Gemm", ["e", "g", "gb"], ["y"], "gemm", transB=1),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", 1, ["n", 24, 8])],
-        [helper.make_tensor_value_info("y", 1, ["m", 48])],
-        tensors,
-    )
-    opset = [helper.make_opsetid("", 21)]
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
-    return OnnxModel(path)
+    folder = tmp_path_factory.mktemp("model")
+    return saved(folder, nodes, tensors, ["n", 24, 8], ["m", 48], ir_version=10)
 
 
 @pytest.fixture
@@ -67,26 +52,16 @@ def pinned():
     return load_registry().backend("openvino@compressed_f32")
 
 
-def beyond(session, model, scheme):
+def drifts(session, model, scheme):
     """Unexplained drift of each operator, in units of its limit."""
-    x = np.random.default_rng(6).standard_normal((8, 24, 8)).astype(np.float32)
-    operators = {operator.name: operator for operator in model.operators()}
-    outputs = session.run({"x": x}, capture=list(operators))
-    explained = Explained(scheme, session.arithmetic())
-    for name, operator in operators.items():
-        explained.add(operator, outputs[f"{name}/input"], outputs[name])
-    factor = energy_factor(0.001)
-    return {
-        entry.operator: math.sqrt(entry.residual_sq / entry.explained_sq) / factor
-        for entry in explained.result()
-    }
+    return beyond(model, scheme, session, samples_of_conv(), level=0.001)
 
 
 @pytest.mark.parametrize("name", [*HELD, "mxfp8_weight_only"])
 def test_every_operator_is_explained(model, pinned, name):
     """In rows of whole blocks, in a tail, and in a convolution."""
     session = pinned.load(model, SCHEMES[name])
-    found = beyond(session, model, SCHEMES[name])
+    found = drifts(session, model, SCHEMES[name])
 
     assert {"conv", "linear", "gemm"} == set(found)
     assert max(found.values()) < 1
@@ -128,7 +103,7 @@ def test_a_code_that_was_changed_is_found(model, pinned):
     shown = session.artifact().weights["linear"]
 
     assert 1 == weight_evidence(operator, scheme, shown).differing
-    found = beyond(session, model, scheme)
+    found = drifts(session, model, scheme)
     assert found["linear"] > 10
     assert found["gemm"] < 1
 
@@ -142,7 +117,7 @@ def test_a_planted_weight_is_found(model, pinned, stored):
     operator = next(o for o in model.operators() if o.name == "linear")
     shown = session.artifact().weights
 
-    found = beyond(session, model, scheme)
+    found = drifts(session, model, scheme)
     assert found["linear"] > 10
     assert found["gemm"] < 1
     # Only what is stored otherwise shows in what the file holds.

@@ -16,8 +16,8 @@ from harness.backends.quark_backend import DOMAIN, QuarkBackend
 from harness.backends.registry import load_registry
 from harness.cli.main import main
 from harness.environments import launch, variables
-from harness.models.onnx_model import OnnxModel
 from harness.schemes.catalogue import SCHEMES, scheme_by_name, scheme_from_table
+from tests.backends.small_onnx import one_matmul
 
 REASON = QuarkBackend().probe().reason
 needs_quark = pytest.mark.skipif(bool(REASON), reason=f"quark: {REASON}")
@@ -26,17 +26,7 @@ needs_quark = pytest.mark.skipif(bool(REASON), reason=f"quark: {REASON}")
 @pytest.fixture
 def model(tmp_path):
     """One MatMul of 64 terms."""
-    weight = np.random.default_rng(0).standard_normal((64, 24)).astype(np.float32)
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"], "fc")],
-        "g",
-        [helper.make_tensor_value_info("x", 1, ["n", 64])],
-        [helper.make_tensor_value_info("y", 1, ["n", 24])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    opset = [helper.make_opsetid("", 21)]
-    onnx.save(helper.make_model(graph, opset_imports=opset), tmp_path / "m.onnx")
-    return OnnxModel(tmp_path / "m.onnx")
+    return one_matmul(tmp_path)
 
 
 def test_without_its_environment_it_says_what_makes_one(tmp_path, monkeypatch):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 
 from harness.backends.protocol import Backend, Session
 from harness.backends.torch_backend import TorchBackend
-from harness.compare.explained import Explained, weight_evidence
+from harness.compare.explained import weight_evidence
 from harness.errors import UnsupportedError
-from harness.judge.statistics.quadratic import energy_factor
 from harness.models.torch_model import TorchModel
 from harness.schemes.catalogue import SCHEMES
 from harness.schemes.types import Scheme, TensorScheme
+from tests.backends.observed import furthest, largest_inputs
 
 torch = pytest.importorskip("torch")
 NATIVE = {"fp8_e4m3": "torch._scaled_mm", "int8": "torch._int_mm"}
@@ -58,10 +57,7 @@ def model(x):
 @pytest.fixture(scope="module")
 def calibration(model, x):
     """The largest input of every operator of the unquantized model."""
-    session = TorchBackend("fp32").load(model, None)
-    names = [operator.name for operator in model.operators()]
-    outputs = session.run({"x": x}, capture=names)
-    return {name: float(np.abs(outputs[f"{name}/input"]).max()) for name in names}
+    return largest_inputs(model, TorchBackend("fp32").load(model, None), x)
 
 
 @pytest.fixture
@@ -73,22 +69,6 @@ def load(model, calibration):
         return scheme, TorchBackend(device="cpu").load(model, scheme)
 
     return made
-
-
-def worst_ratio(model, scheme, session, x):
-    """The largest unexplained drift of any operator, in units of its limit."""
-    operators = {operator.name: operator for operator in model.operators()}
-    outputs = session.run({"x": x}, capture=list(operators))
-    explained = Explained(scheme, session.arithmetic())
-    for name, operator in operators.items():
-        explained.add(operator, outputs[f"{name}/input"], outputs[name])
-    factor = energy_factor(0.01 / 1000)
-    ratios = {
-        e.operator: math.sqrt(e.residual_sq / e.explained_sq) / factor
-        for e in explained.result()
-    }
-    name = max(ratios, key=lambda key: ratios[key])
-    return name, ratios[name]
 
 
 def test_it_is_a_backend(model):
@@ -106,7 +86,7 @@ def test_every_operator_is_explained(name, model, x, load):
     """Native kernel or emulation: what the scheme says, up to accumulation noise."""
     scheme, session = load(name)
 
-    assert worst_ratio(model, scheme, session, x)[1] < 1
+    assert furthest(model, scheme, session, x)[1] < 1
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMES))
@@ -202,7 +182,7 @@ def test_a_one_line_defect_names_its_operator(name, defect, model, x, load):
     scheme, session = load(name)
     defect(session._module.get_submodule("fc"))
 
-    guilty, ratio = worst_ratio(model, scheme, session, x)
+    guilty, ratio = furthest(model, scheme, session, x)
     assert guilty == "fc"
     assert ratio > 10
 
@@ -290,7 +270,7 @@ def test_cuda_computes_what_the_scheme_says(name, model, x, calibration):
     scheme = dataclasses.replace(SCHEMES[name], calibration=calibration)
     session = TorchBackend(device="cuda:0").load(model, scheme)
 
-    assert worst_ratio(model, scheme, session, x)[1] < 1
+    assert furthest(model, scheme, session, x)[1] < 1
 
 
 def test_nf4_is_stored_and_never_rounded_to(model):

@@ -13,23 +13,14 @@ from harness.backends.torch_kv import cache_rounding, holds_what_it_should
 from harness.errors import UnsupportedError, UsageError
 from harness.execution.cases_run import run_cases
 from harness.execution.metamorphic import ask_again
-from harness.models.load import load_model
-from harness.models.types import Case
 from harness.schemes.catalogue import scheme_by_name, scheme_from_table
-from tests.models.tiny_gguf import write_gguf
-
-TEXTS = ("hello", "what is 2 + 2?", "a much longer text, with more words and a 7", "h")
-#: float32 sums of a few hundred products in another order.
-NEAR = {"rtol": 1e-4, "atol": 1e-4}
+from tests.backends.language_texts import NEAR, TEXTS, cases
+from tests.models.tiny_language import tiny_language
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
-        write_gguf(folder / "tiny.gguf", seed=3)
-        found = load_model("tiny.gguf", folder)
+    with tiny_language(tmp_path_factory.mktemp("tiny"), seed=3) as found:
         _ = found.operators()
         yield found
 
@@ -142,10 +133,6 @@ def test_any_of_several_ends_ends_a_reply(model, session):
     for name, entry in found.items():
         assert entry.ended
         assert entry.tokens.tolist() == [first[name]]
-
-
-def cases(model):
-    return [Case(t, model.prepare({"text": t * 3}, "")) for t in TEXTS]
 
 
 def test_padding_what_follows_and_pieces_change_nothing(model, session):

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 
 import numpy as np
 import pytest
 
 from harness.backends.torchao_backend import TorchaoBackend
-from harness.compare.explained import Explained, weight_evidence
+from harness.compare.explained import weight_evidence
 from harness.execution.calibrated import _as_made
-from harness.judge.statistics.quadratic import energy_factor
 from harness.models.torch_model import TorchModel
 from harness.schemes.catalogue import SCHEMES, scheme_from_table
 from harness.schemes.quantizers import quantize_model
+from tests.backends.observed import beyond
 
 torch = pytest.importorskip("torch")
 HERE = importlib.util.find_spec("torchao") is not None
@@ -77,16 +76,7 @@ def made(model, recipe, folder):
 def worst(model, scheme, session):
     """The largest unexplained drift of each quantized operator, in units of limits."""
     x = np.random.default_rng(1).standard_normal((5, 4, 64)).astype(np.float32)
-    operators = {o.name: o for o in model.operators() if o.kind == "linear"}
-    outputs = session.run({"x": x}, capture=list(operators))
-    explained = Explained(scheme, session.arithmetic())
-    for name, operator in operators.items():
-        explained.add(operator, outputs[f"{name}/input"], outputs[name])
-    factor = energy_factor(0.01 / 1000)
-    return {
-        e.operator: math.sqrt(e.residual_sq / e.explained_sq) / factor
-        for e in explained.result()
-    }
+    return beyond(model, scheme, session, x, kinds=("linear",))
 
 
 @needed

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from harness.execution.api import record, run
-from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_language import cached_in, write_tiny_suite
 
 pytestmark = pytest.mark.quant_slow
 
+#: What follows `HEAD` of `tiny_language`.
 SUITE = """\
-[suite]
-name = "tiny"
-model = "tiny.gguf"
-cases = "cases.jsonl"
-reference = { backend = "torch", precision = "fp32" }
 batch = 8
 
 [scheme.fp8_weight_only]
@@ -80,7 +74,7 @@ def register(registry):
 WORDS = ("the", "sea", "was", "calm", "and", "an", "old", "boat", "lay", "near", "us")
 
 
-def lines():
+def records():
     """Texts of a few lengths, so that some are stacked; four have digits."""
     for index in range(40):
         words = [
@@ -89,25 +83,21 @@ def lines():
         text = " ".join(words)[:30]
         if index % 10 == 0:
             text = text[:-4] + f" {index:03d}"
-        yield json.dumps({"id": f"c{index}", "text": text, "tags": []})
+        yield {"id": f"c{index}", "text": text, "tags": []}
 
 
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory):
     """Every fault's target, by name."""
     folder = tmp_path_factory.mktemp("suites") / "tiny"
-    folder.mkdir()
-    write_gguf(folder / "tiny.gguf", seed=5)
     tables = [
         f'[[target]]\nbackend = "torch-{fault}"\nscheme = "fp8_weight_only"\n'
         for fault in FAULTS
     ]
-    (folder / "suite.toml").write_text("\n".join([SUITE, *tables]))
-    (folder / "cases.jsonl").write_text("\n".join(lines()))
+    write_tiny_suite(folder, "\n".join([SUITE, *tables]), records(), seed=5)
     (folder / "plugin.py").write_text(PLUGIN)
     plugins = [str(folder / "plugin.py")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
+    with cached_in(folder):
         record([folder], plugins=plugins, allow_ci=True, allow_dirty=True)
         report = run([folder], plugins=plugins, out=folder / "run")
     return {t.backend.removeprefix("torch-"): t for t in report.targets}

@@ -20,13 +20,10 @@ from harness.models.load import load_model
 from harness.models.types import Case
 from tests.models import tiny_gguf
 from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_language import cached_in, write_tiny_suite
 
+#: What follows `HEAD` of `tiny_language`.
 SUITE = """\
-[suite]
-name = "tiny"
-model = "tiny.gguf"
-cases = "cases.jsonl"
-reference = { backend = "torch", precision = "fp32" }
 batch = 4
 select = "gate"
 
@@ -81,13 +78,8 @@ def records():
 def ran(tmp_path_factory):
     """A recorded suite and the report of a run of it."""
     folder = tmp_path_factory.mktemp("suites") / "tiny"
-    folder.mkdir()
-    write_gguf(folder / "tiny.gguf", seed=5)
-    (folder / "suite.toml").write_text(SUITE)
-    lines = [json.dumps(entry) for entry in records()]
-    (folder / "cases.jsonl").write_text("\n".join(lines))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
+    write_tiny_suite(folder, SUITE, records(), seed=5)
+    with cached_in(folder):
         result = record([folder], reason="test", allow_ci=True, allow_dirty=True)
         assert ["recorded"] == [entry.status for entry in result.suites]
         yield folder, run([folder], out=folder / "run")

@@ -19,14 +19,10 @@ from harness.execution.ordering import (
 from harness.execution.suite import load_suite
 from harness.judge.evidence import Evidence, Failure, MetricEvidence, Paired
 from harness.schemes.catalogue import scheme_by_name
-from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_language import HEAD, write_tiny_suite
 
+#: What follows HEAD.
 SUITE = """\
-[suite]
-name = "tiny"
-model = "tiny.gguf"
-cases = "cases.jsonl"
-reference = { backend = "torch", precision = "fp32" }
 batch = 8
 
 [budget]
@@ -56,7 +52,7 @@ def folder(tmp_path):
 
 
 def load(folder, text):
-    (folder / "suite.toml").write_text(SUITE + TARGETS + text)
+    (folder / "suite.toml").write_text(HEAD + SUITE + TARGETS + text)
     return load_suite(folder)
 
 
@@ -225,18 +221,15 @@ def test_a_defect_in_the_better_one_is_seen_beside_the_worse(tmp_path, monkeypat
 
     monkeypatch.setenv("QUANTHARNESS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "suite"
-    folder.mkdir()
-    write_gguf(folder / "tiny.gguf", seed=5)
     texts = [
         f"{word} {n} the boat lay near" for n in range(8) for word in ("sea", "ox")
     ]
-    lines = [json.dumps({"id": t, "text": t}) for t in texts]
-    (folder / "cases.jsonl").write_text("\n".join(lines))
-    (folder / "plugin.py").write_text(PLUGIN)
     broken = '\n[[target]]\nbackend = "broken"\nscheme = "fp8_weight_only"\n'
     kl = 'metric = "logits.kl"'
     text = pair_of(more=kl) + broken + pair_of(better="broken/fp8_weight_only", more=kl)
-    (folder / "suite.toml").write_text(SUITE + TARGETS + text)
+    records = [{"id": t, "text": t} for t in texts]
+    write_tiny_suite(folder, SUITE + TARGETS + text, records, seed=5)
+    (folder / "plugin.py").write_text(PLUGIN)
     plugins = [str(folder / "plugin.py")]
     record([folder], plugins=plugins, allow_ci=True, allow_dirty=True)
 

@@ -11,10 +11,9 @@ from harness.execution.paths import IN_PIECES, Paths
 from harness.judge.checks.explained_paths import explained_paths
 from harness.judge.evidence import Evidence
 from harness.judge.levels import Levels
-from harness.models.load import load_model
 from harness.models.types import Case
 from harness.schemes.catalogue import scheme_from_table
-from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_language import tiny_language
 
 torch = pytest.importorskip("torch")
 
@@ -31,11 +30,7 @@ KEPT = {"weights": False, "kv_cache": {"format": "fp8_e4m3", "granularity": "hea
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
-        patch.setenv("QUANTHARNESS_THREADS", "1")
-        write_gguf(folder / "tiny.gguf", seed=3, inner=64, context=2048)
-        found = load_model("tiny.gguf", folder)
+    with tiny_language(folder, threads="1", seed=3, inner=64, context=2048) as found:
         _ = found.operators()
         yield found
 

@@ -19,10 +19,9 @@ from harness.execution.replies import (
     replies_of,
 )
 from harness.judge.evidence import Paired
-from harness.models.load import load_model
 from harness.models.types import Case
 from harness.schemes.catalogue import scheme_by_name
-from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_language import tiny_language
 
 SCHEME = dataclasses.replace(scheme_by_name("fp8_weight_only"), keep=("lm_head",))
 #: The same sums in another order, of float32; measured 3e-8.
@@ -33,11 +32,7 @@ WORDS = ("one", "two", "hello there", "four 4", "five")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A language model of a few thousand weights, whose replies end now and then."""
-    folder = tmp_path_factory.mktemp("tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
-        write_gguf(folder / "tiny.gguf", seed=3)
-        found = load_model("tiny.gguf", folder)
+    with tiny_language(tmp_path_factory.mktemp("tiny"), seed=3) as found:
         _ = found.operators()
         yield found
 

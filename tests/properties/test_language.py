@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import numpy as np
@@ -16,16 +15,12 @@ from harness.properties.language import (
     Speaker,
     check_language,
 )
-from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_language import cached_in, write_tiny_suite
 
 torch = pytest.importorskip("torch")
 
+#: What follows `HEAD` of `tiny_language`.
 SUITE = """\
-[suite]
-name = "tiny"
-model = "tiny.gguf"
-cases = "cases.jsonl"
-reference = { backend = "torch", precision = "fp32" }
 
 [scheme.fp8]
 base = "fp8_e4m3"
@@ -47,15 +42,10 @@ scheme = "weights"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    found = tmp_path_factory.mktemp("tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(found / "cache"))
-        patch.setenv("QUANTHARNESS_THREADS", "1")
-        write_gguf(found / "tiny.gguf", seed=5, context=2048)
-        (found / "suite.toml").write_text(SUITE)
-        texts = (f"{'the sea ' * (1 + i % 5)}{i}" for i in range(16))
-        lines = [json.dumps({"id": t, "text": t}) for t in texts]
-        (found / "cases.jsonl").write_text("\n".join(lines))
+    texts = (f"{'the sea ' * (1 + i % 5)}{i}" for i in range(16))
+    records = [{"id": t, "text": t} for t in texts]
+    with cached_in(tmp_path_factory.mktemp("tiny"), threads="1") as found:
+        write_tiny_suite(found, SUITE, records, seed=5, context=2048)
         yield found
 
 

@@ -21,7 +21,7 @@ from harness.schemes.catalogue import scheme_from_table
 from harness.schemes.checkpoint import scheme_of_checkpoint
 from harness.schemes.modelopt_quantizer import IMPORTS, NAME
 from harness.schemes.quantizers import quantize_model
-from tests.backends.test_deployed_files import worst
+from tests.backends.observed import beyond
 from tests.schemes.quantized_files import calls, inputs, network
 from tests.schemes.stand_in import MODELOPT, stand_in
 
@@ -163,7 +163,7 @@ def test_every_operator_of_its_files_is_explained(mode, form, layers, tmp_path):
     model, scheme = made(tmp_path, options)
     session = OnnxRuntimeBackend(optimization="off").load(model, scheme)
 
-    ratios = worst(model, scheme, session, inputs(9))
+    ratios = beyond(model, scheme, session, inputs(9))
 
     artifact = session.artifact()
     assert set(artifact.weights) == layers

@@ -22,7 +22,7 @@ from harness.schemes import apart, quantizers
 from harness.schemes.catalogue import scheme_from_table
 from harness.schemes.quantizers import QUANTIZERS, quantize_model, quantized_file
 from harness.schemes.quark_quantizer import CONFIGS, ENVIRONMENT
-from tests.backends.test_deployed_files import worst
+from tests.backends.observed import beyond
 from tests.models.graphs import model, random
 from tests.schemes.quantized_files import calls, inputs, network, quantized
 from tests.schemes.stand_in import QUARK, stand_in
@@ -160,7 +160,7 @@ def test_every_operator_of_its_files_is_explained(name, tmp_path):
     made, scheme = quantized(tmp_path, name, LAYERS)
     session = OnnxRuntimeBackend(optimization="off").load(made, scheme)
 
-    ratios = worst(made, scheme, session, inputs(9))
+    ratios = beyond(made, scheme, session, inputs(9))
 
     assert scheme.weights.format == "int8"
     assert set(ratios) == {"conv", "fc", "head"}

@@ -18,7 +18,7 @@ from harness.defects.language.model import Fired
 from harness.errors import UnsupportedError
 from harness.models.load import load_model
 from harness.schemes.catalogue import scheme_by_name
-from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_language import tiny_language
 
 TEXT = "<|im_start|>a text of 40 tokens or so, with digits 1 2 3 in it<|im_end|>"
 SCHEME = dataclasses.replace(scheme_by_name("fp8_weight_only"), keep=("lm_head",))
@@ -30,11 +30,7 @@ MOVING = [name for name in LANGUAGE if name != "norm_weights_ignored"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A language model of a few thousand weights."""
-    folder = tmp_path_factory.mktemp("tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
-        write_gguf(folder / "tiny.gguf", seed=3)
-        found = load_model("tiny.gguf", folder)
+    with tiny_language(tmp_path_factory.mktemp("tiny"), seed=3) as found:
         _ = found.operators()
         yield found
 

@@ -11,9 +11,8 @@ from harness.backends import llama_cpp_handshake
 from harness.defects import DEFECTS, PlantedBackend, Planting
 from harness.defects.stored import STORED
 from harness.errors import BackendError, UnsupportedError, UsageError
-from harness.models.load import load_model
 from harness.schemes.catalogue import scheme_from_table
-from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_language import tiny_language
 
 pytest.importorskip("xllamacpp", reason="needs the extra llamacpp")
 pytest.importorskip("gguf", reason="needs the extra llamacpp")
@@ -51,11 +50,8 @@ def scheme(kind):
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(folder / "cache"))
-        patch.setenv("QUANTHARNESS_THREADS", "1")
-        write_gguf(folder / "tiny.gguf", seed=3, inner=64)
-        yield load_model("tiny.gguf", folder)
+    with tiny_language(folder, threads="1", seed=3, inner=64) as found:
+        yield found
 
 
 def load(model, name, kind="q8_0", **changes):

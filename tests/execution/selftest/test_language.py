@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from harness.execution.api import record
 from harness.execution.selftest.api import selftest
-from tests.models.tiny_gguf import write_gguf
+from tests.models.tiny_language import cached_in, write_tiny_suite
 
 pytestmark = pytest.mark.quant_slow
 
+#: What follows `HEAD` of `tiny_language`.
 SUITE = """\
-[suite]
-name = "tiny"
-model = "tiny.gguf"
-cases = "cases.jsonl"
-reference = { backend = "torch", precision = "fp32" }
 batch = 4
 
 [scheme.gguf_q8_0]
@@ -47,26 +41,17 @@ WORDS = ("one", "two", "three 3", "four", "five", "six 6", "seven", "eight 8")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A recorded suite of prompts of several lengths, one of them sampled."""
-    found = tmp_path_factory.mktemp("suites") / "tiny"
-    found.mkdir()
-    write_gguf(found / "tiny.gguf", seed=5, inner=64)
-    (found / "suite.toml").write_text(SUITE)
-    lines = [
-        json.dumps(
-            {
-                "id": f"c{number}",
-                "prompt": f"{word} {word}",
-                "reply": word,
-                "expected": {
-                    "generate": {"tokens": 6, "temperature": 0.7 * (number == 2)}
-                },
-            }
-        )
+    records = [
+        {
+            "id": f"c{number}",
+            "prompt": f"{word} {word}",
+            "reply": word,
+            "expected": {"generate": {"tokens": 6, "temperature": 0.7 * (number == 2)}},
+        }
         for number, word in enumerate(WORDS)
     ]
-    (found / "cases.jsonl").write_text("\n".join(lines))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTHARNESS_CACHE", str(found / "cache"))
+    with cached_in(tmp_path_factory.mktemp("suites") / "tiny") as found:
+        write_tiny_suite(found, SUITE, records, seed=5, inner=64)
         record([found], reason="test", allow_ci=True, allow_dirty=True)
         yield found
 
