@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from harness.backends.registry import Registry
 from harness.errors import (
     BackendError,
     GoldenError,
-    MissingExtraError,
     UnsupportedError,
 )
 from harness.execution.answers import recorded_replies
@@ -29,7 +28,6 @@ from harness.execution.golden_inventory import other_cases
 from harness.execution.isolation import Stop, Worker
 from harness.execution.jobs import (
     DescribeJob,
-    OracleJob,
     OracleRun,
     SuiteRef,
     TargetJob,
@@ -41,6 +39,7 @@ from harness.execution.run_folder import target_folder, write_target
 from harness.execution.side_by_side import write_replies
 from harness.execution.suite import Suite, Target
 from harness.execution.unfinished import Unfinished
+from harness.execution.workers import Workers
 from harness.golden.environment import since
 from harness.golden.run_store import write_run_outputs
 from harness.golden.store import Golden, read_golden
@@ -51,9 +50,6 @@ from harness.judge.evidence import Budget, Evidence, Failure
 from harness.judge.types import Judgement
 from harness.schemes.checkpoint import rounds_between
 from harness.schemes.types import Scheme
-
-#: Backends that can compute the whole-model oracle, in order of preference.
-_ORACLE_BACKENDS = ("torch", "onnxruntime")
 
 #: What a gate gives a target to be timed.
 LATENCY_SECONDS = 4.0
@@ -135,7 +131,12 @@ class Matrix:
         # A night has time for every case.
         ref = suite_ref(suite, select="" if self.nights is not None else suite.select)
         results = {}
-        with Workers(self, suite) as workers:
+        with Workers(
+            suite.name,
+            self._worker,
+            timeout=self.timeout,
+            on_message=self.observer.on_message,
+        ) as workers:
             prepared = self._prepare(suite, ref, workers, targets)
             backend = targets[0].backend
             for target in targets:
@@ -178,6 +179,20 @@ class Matrix:
 
     def _folder(self, suite: Suite, target: Target) -> Path:
         return target_folder(self.folder, suite.name, target.name)
+
+    def _worker(self, backend: str, log: str) -> Worker:
+        """A worker with its share of the cores, unless the user gave a number."""
+        cores = os.cpu_count() or 1
+        threads = max(1, cores // max(1, self.workers))
+        shared = self.workers > 1 and "QUANTHARNESS_THREADS" not in os.environ
+        return Worker(
+            log=self.folder / "logs" / log,
+            plugins=self.plugins,
+            threads=threads if shared else None,
+            environment=self.registry.environment(backend),
+            memory=self.memory,
+            stop=self.stop,
+        )
 
     def _prepare(
         self,
@@ -302,71 +317,6 @@ class Matrix:
         if not scheme.weight_only or not run.outputs or rounds_between(scheme):
             return None
         return workers.oracle(ref, scheme)
-
-
-class Workers:
-    """The worker processes of one suite, made when first asked for."""
-
-    def __init__(self, matrix: Matrix, suite: Suite) -> None:
-        self._matrix = matrix
-        self._suite = suite
-        self._workers: dict[str, Worker] = {}
-        self._oracles: dict[str, OracleRun | None] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for backend in list(self._workers):
-            self.close(backend)
-
-    def close(self, backend: str) -> None:
-        """End a backend's worker; it is made anew when it is asked for again."""
-        worker = self._workers.pop(backend, None)
-        if worker is not None:
-            worker.close()
-
-    def get(self, backend: str) -> Worker:
-        """The worker that runs this backend."""
-        if backend not in self._workers:
-            cores = os.cpu_count() or 1
-            threads = max(1, cores // max(1, self._matrix.workers))
-            shared = (
-                self._matrix.workers > 1 and "QUANTHARNESS_THREADS" not in os.environ
-            )
-            self._workers[backend] = Worker(
-                log=self._matrix.folder / "logs" / f"{self._suite.name}-{backend}.log",
-                plugins=self._matrix.plugins,
-                threads=threads if shared else None,
-                environment=self._matrix.registry.environment(backend),
-                memory=self._matrix.memory,
-                stop=self._matrix.stop,
-            )
-        return self._workers[backend]
-
-    def oracle(self, ref: SuiteRef, scheme: Scheme) -> OracleRun | None:
-        """The whole-model oracle of a scheme; None when nothing can compute it."""
-        if scheme.name not in self._oracles:
-            self._oracles[scheme.name] = self._compute(ref, scheme)
-        return self._oracles[scheme.name]
-
-    def _compute(self, ref: SuiteRef, scheme: Scheme) -> OracleRun | None:
-        for backend in _ORACLE_BACKENDS:
-            # Asked in the worker, not probed here: torch takes seconds to import.
-            job = OracleJob(suite=ref, backend=backend, scheme=scheme)
-            try:
-                result: OracleRun = self.get(backend).run(
-                    job, timeout=self._matrix.timeout
-                )
-            except MissingExtraError:
-                continue
-            except (BackendError, UnsupportedError) as error:
-                self._matrix.observer.on_message(
-                    f"{ref.name}: no oracle for {scheme.name} on {backend}: {error}"
-                )
-            else:
-                return result
-        return None
 
 
 def suite_ref(suite: Suite, *, select: str = "") -> SuiteRef:
