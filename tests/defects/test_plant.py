@@ -172,6 +172,25 @@ def test_a_defect_that_is_not_a_tie_is_never_tolerated(make):
     assert not backend.tolerated()
 
 
+def test_a_wrong_weight_that_meets_only_zeros_has_not_fired(make):
+    """Nor is another output changed than those that it reaches."""
+    site, x = make["site"]("fp8_e4m3"), make["input"]()
+    planted = plant(site, "columns_dropped")
+    wrong = np.flatnonzero((planted._weight != planted._clean).any(axis=0))
+    x[..., wrong] = 0
+    # Another product's last bits, as a backend's own.
+    y = right_output(site, x) * np.float32(1 + 1e-6)
+
+    assert np.array_equal(y, planted(x, y))
+    assert planted.fired == 0
+    x[0, 0, wrong] = 1
+    y = right_output(site, x) * np.float32(1 + 1e-6)
+    found = planted(x, y)
+    assert planted.fired == 1
+    assert not np.array_equal(y[0, 0], found[0, 0])
+    assert np.array_equal(y[0, 1:], found[0, 1:])
+
+
 def test_a_defect_of_inputs_does_not_fit_a_weight_only_scheme(make):
     """Known before anything is run."""
     with pytest.raises(Unfit, match="activations are not quantized"):
