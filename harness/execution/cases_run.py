@@ -99,14 +99,17 @@ def watched_batches(cases: Sequence[Case], count: int, size: int) -> list[list[C
     """Whose operators are watched: `count` cases, and one batch as large as any.
 
     The shortest and the longest come first. What is wrong with the rows behind the
-    first, or only when there are many, is seen by no case alone.
+    first, or only when there are many, is seen by no case alone. All others follow: a
+    wrong weight that few inputs meet is seen by them.
     """
     some = moderate(cases)
     groups = list(batches(spread(some, count), size))
     together = largest_batch(some, size)
     if len(together) > max(map(len, groups), default=0):
         groups.insert(min(2, len(groups)), together)
-    return groups
+    seen = {case.id for group in groups for case in group}
+    others = [case for case in some if case.id not in seen]
+    return [*groups, *batches(others, size)]
 
 
 def whole_batches(cases: Sequence[Case], size: int, count: int) -> list[Case]:

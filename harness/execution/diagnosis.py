@@ -100,6 +100,7 @@ def diagnose_operators(
     names = list(dict.fromkeys([found[0].operator, worst.operator]))[:_LOOKED_AT]
     assert result.arithmetic is not None  # sanity check
     groups = watched_batches(suite.cases, job.capture_cases, job.suite.batch)
+    groups = groups[: result.watched]
     watched = [entry.operator for entry in result.operators]
     first = _watch(job, suite, session, groups, watched, names)
     second = _watch(job, suite, session, groups, watched, names)

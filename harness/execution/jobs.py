@@ -302,6 +302,8 @@ class TargetRun:
     drawable: bool = False
     #: Why there is no operator check, if there is none.
     uncaptured: str = ""
+    #: How many of `watched_batches` were checked operator by operator.
+    watched: int = 0
     #: What is wrong with the operators that noise cannot explain, the first executed
     #: first.
     diagnosis: tuple[Diagnosis, ...] = ()

@@ -288,7 +288,7 @@ def _check_operators(
 
     for index, group in enumerate(groups):
         # The shortest and the longest come first, and are always checked; so is every
-        # channel.
+        # channel. Of a small model that is a part of what can be afforded.
         if explained.work > _ORACLE_WORK and index >= STRIDE:
             break
         try:
@@ -306,6 +306,7 @@ def _check_operators(
             refused = f": {error}"
             break
         watched.update(run.outputs)
+        result.watched = index + 1
         release_memory()
     if not refused:
         # What is wrong from some position on shows in no short prompt.

@@ -201,3 +201,16 @@ def test_one_whole_batch_is_watched_beside_single_cases():
     ]
     assert 5 == len(found)
     assert 1 == len(watched_batches(cases[1:6], 10, 8))
+
+
+def test_all_others_are_watched_after_those_that_must_be():
+    """A wrong weight that few inputs meet is met by one of them; none comes twice."""
+    cases = [Case(id=f"{i}", inputs={"x": np.zeros((1, 4))}) for i in range(20)]
+    found = watched_batches(cases, 3, 4)
+    ids = [case.id for group in found for case in group]
+
+    assert 3 == len(found[0])
+    assert {case.id for case in cases} == set(ids)
+    assert max(map(len, found)) == 4
+    # One batch as large as any comes between, whatever is in it.
+    assert 20 <= len(ids) <= 24
