@@ -10,10 +10,9 @@ import pytest
 
 from harness.defects import DEFECTS, Planting, Trigger, Unfit
 from harness.defects.backend import PlantedBackend
-from harness.defects.plant import PlantedOperator, clean_weight, fires, sites
-from harness.schemes.apply import plan_one, quantize_activation
+from harness.defects.plant import PlantedOperator, fires, sites
 from harness.schemes.catalogue import SCHEMES
-from harness.schemes.linear_algebra import add_bias, product
+from tests.defects.faultless import right_output
 
 LAYERS = [
     name
@@ -26,15 +25,6 @@ OF_FILES = {
     "stored_zero_points_off_by_one",
     "stored_rotary_order",
 }
-
-
-def right_output(site, x):
-    """What a faultless backend gives."""
-    entry = x
-    if plan_one(site.scheme, site.operator).activations:
-        entry = quantize_activation(site.operator, x, site.scheme).dequantize()
-    result = product(site.operator, entry, clean_weight(site))
-    return add_bias(site.operator, result).astype(np.float32)
 
 
 def plant(site, name, **changes):
