@@ -27,6 +27,9 @@ _PACKAGES: Final = (
     "tokenizers",
     "openvino",
     "xllamacpp",
+    "torchao",
+    "nncf",
+    "nvidia-modelopt",
 )
 #: Variables that change how numbers are computed.
 _VARIABLES: Final = (
