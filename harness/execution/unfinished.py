@@ -9,8 +9,6 @@ anything is compared.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any, Final, Self
 
 from harness.errors import UsageError
 from harness.execution.run_folder import EVIDENCE, VERDICT, target_folder
-from harness.execution.source import source_digest
+from harness.execution.source import digest_of, plugin_digest, source_digest
 from harness.execution.suite import Suite, Target
 from harness.files import write_json
 from harness.golden.environment import differences, environment
@@ -126,35 +124,14 @@ def inputs_of(
     found |= {name: str(value) for name, value in environment().items()}
     for suite in suites:
         files = (suite.path, suite.path.parent / "budgets.toml", suite.golden)
-        found[f"{_SUITE}{suite.name}"] = _digest(
+        found[f"{_SUITE}{suite.name}"] = digest_of(
             path / MANIFEST if path == suite.golden else path for path in files
         )
     for spec in plugins:
-        found[f"plugin {spec}"] = _digest(_plugin_files(spec))
+        found[f"plugin {spec}"] = plugin_digest(spec)
     found["baseline"] = baseline
     found["nights"] = "" if nights is None else json.dumps(nights, sort_keys=True)
     return found
-
-
-def _plugin_files(spec: str) -> list[Path]:
-    """A plugin's own Python files: the file, or every one of the package."""
-    if Path(spec).suffix == ".py":
-        return [Path(spec)]
-    found = importlib.util.find_spec(spec)
-    if found is None or found.origin is None:
-        return []
-    origin = Path(found.origin)
-    if found.submodule_search_locations is None:
-        return [origin]
-    return sorted(origin.parent.rglob("*.py"))
-
-
-def _digest(paths: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        content = path.read_bytes() if path.is_file() else b"-"
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ from harness.execution.selftest.plan import plan, quantized_operators
 from harness.execution.selftest.stage import Item, Stage, open_stage
 from harness.execution.selftest.summary import summary
 from harness.execution.selftest.trial import Trial
+from harness.execution.source import plugin_digest
 from harness.execution.suite import Suite, Target, find_suites, load_suite
 from harness.files import output_folder, write_json, write_text
 from harness.reports.selftest import render
@@ -89,6 +90,7 @@ def selftest(
         for (_, backend), pairs in groups.items():
             suite, targets = pairs[0][0], [target for _, target in pairs]
             stage, whole = _open(suite, backend, registry, folder, plugins)
+            stage.plugged = " ".join(map(plugin_digest, plugins))
             names = {t.name: quantized_operators(t, whole) for t in targets}
             plantable |= any(names[t.name] or t.scheme.kv_cache for t in targets)
             items += plan(
@@ -114,6 +116,10 @@ def selftest(
         watcher.on_start(len(items), "planting")
         try:
             test.run(items, bisect=bisect)
+        except KeyboardInterrupt:
+            if out is not None:
+                watcher.on_message(f"{out}: trials are kept; the same command goes on")
+            raise
         finally:
             watcher.on_finish()
     found = summary(test.trials, test.thresholds, known)

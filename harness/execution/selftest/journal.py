@@ -1,7 +1,8 @@
 """Trials as they end, in a file: an interrupted self-test goes on where it stopped.
 
-A trial counts as done while nothing it depends on has changed: the harness's source,
-the suite's settings and budgets, its golden, and what was planted where are in its key.
+A trial counts as done while nothing it depends on has changed: the harness's source
+and the plugins', the suite's settings and budgets, its golden, and what was planted
+where are in its key.
 What was measured under another key stays in the file and counts for nothing.
 """
 
@@ -20,7 +21,7 @@ from harness.defects import Planting, Trigger
 from harness.errors import UsageError
 from harness.execution.selftest.stage import Item
 from harness.execution.selftest.trial import Threshold, Trial
-from harness.execution.source import source_digest
+from harness.execution.source import digest_of, source_digest
 
 #: Name of the file in the folder of `--out`.
 JOURNAL: Final = "trials.jsonl"
@@ -97,8 +98,8 @@ def key_of(item: Item) -> str:
     """Names a trial: the same twice only if it would be the same trial."""
     suite = item.stage.suite
     digest = hashlib.sha256(source_digest().encode())
-    for path in (suite.path, suite.path.parent / "budgets.toml"):
-        digest.update(path.read_bytes() if path.exists() else b"-")
+    files = (suite.path, suite.path.parent / "budgets.toml")
+    digest.update(f"{digest_of(files)} {item.stage.plugged}".encode())
     golden = item.stage.golden
     digest.update(f"{golden.model_fingerprint} {golden.cases_fingerprint}".encode())
     digest.update(repr(item.planting).encode())

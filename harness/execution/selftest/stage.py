@@ -94,6 +94,8 @@ class Stage:
     few: View
     #: Variables of the worker: the backend's variant.
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: Digest of the plugins' code.
+    plugged: str = ""
     oracles: dict[tuple[str, SuiteRef], OracleRun | None] = field(default_factory=dict)
     #: Calibrated, by name; those that a quantizer makes as it made them.
     schemes: dict[str, Scheme] = field(default_factory=dict)

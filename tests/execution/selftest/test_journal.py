@@ -18,6 +18,7 @@ class Stage:
     """A stage that counts what is tried, and can be cut off."""
 
     key = ("toy", "torch")
+    plugged = ""
 
     def __init__(self, folder, stop_at=99):
         self.suite = SimpleNamespace(name="toy", path=folder / "suite.toml")
@@ -123,6 +124,17 @@ def test_what_was_measured_under_other_settings_is_tried_again(tmp_path):
     first, second = Stage(tmp_path), Stage(tmp_path)
     run(tmp_path, first, items(first))
     (tmp_path / "budgets.toml").write_text("x = 1\n")
+
+    run(tmp_path, second, items(second))
+
+    assert len(second.tried) == len(first.tried) == 5
+
+
+def test_what_another_plugin_planted_is_tried_again(tmp_path):
+    """Its defects may be others under the same names."""
+    first, second = Stage(tmp_path), Stage(tmp_path)
+    run(tmp_path, first, items(first))
+    second.plugged = "0123"
 
     run(tmp_path, second, items(second))
 
