@@ -23,12 +23,12 @@ from harness.execution.run_folder import (
 from harness.execution.selection import select
 from harness.execution.suite import Suite, Target, find_suites, load_suite
 from harness.execution.unfinished import Unfinished, inputs_of
-from harness.files import output_folder
+from harness.files import alone_in, output_folder
 from harness.golden.environment import differences, environment
 from harness.history import load
 from harness.history.nights import Nights
 from harness.judge.budgets import check_ledger
-from harness.judge.types import Report
+from harness.judge.types import Judgement, Report
 
 __all__ = ["RecordReport", "explain", "record", "run", "run_targets"]
 
@@ -144,38 +144,61 @@ def run_targets(
             find_baseline(baseline, REPORTS / "history"),
             across_versions=across_versions,
         )
-    unfinished = Unfinished.open(
-        output_folder(folder),
-        inputs_of(
-            {suite.path: suite for suite, _ in pairs}.values(),
-            plugins,
-            baseline=found.run if found else "",
-            nights=nights.as_dict() if nights is not None else None,
-        ),
+    with alone_in(output_folder(folder)):
+        matrix = Matrix(
+            registry=load_registry(plugins),
+            folder=folder,
+            run_id=run_id,
+            observer=watcher,
+            plugins=plugins,
+            timeout=timeout,
+            memory=None if memory is None else memory * 1e9,
+            workers=workers,
+            baseline=found,
+            mode="gate" if history is None else "nightly",
+            nights=nights,
+            latency_seconds=LATENCY_SECONDS if found is not None else 0.0,
+        )
+        targets = _judged(matrix, pairs)
+        report = Report(
+            run=run_id,
+            environment=environment(),
+            targets=targets,
+            folder=str(folder),
+            started=started.isoformat(timespec="seconds"),
+            seconds=time.perf_counter() - clock,
+            baseline=found.run if found else None,
+            nights=matrix.nights.as_dict() if matrix.nights is not None else {},
+            since_golden=matrix.since_golden,
+        )
+        write_report(report, folder)
+    return report
+
+
+def _judged(
+    matrix: Matrix, pairs: Sequence[tuple[Suite, Target]]
+) -> tuple[Judgement, ...]:
+    """Every target's verdict, told as they come.
+
+    Raises:
+        UsageError: the folder holds part of another run.
+    """
+    folder, watcher, nights = matrix.folder, matrix.observer, matrix.nights
+    inputs = inputs_of(
+        {suite.path: suite for suite, _ in pairs}.values(),
+        matrix.plugins,
+        baseline=matrix.baseline.run if matrix.baseline else "",
+        nights=nights.as_dict() if nights is not None else None,
     )
-    done = unfinished.count(pairs)
+    matrix.unfinished = Unfinished.open(folder, inputs)
+    done = matrix.unfinished.count(pairs)
     if done:
         watcher.on_message(
             f"{folder}: goes on; {done} of {len(pairs)} targets have their verdict"
         )
-    matrix = Matrix(
-        registry=load_registry(plugins),
-        folder=folder,
-        run_id=run_id,
-        observer=watcher,
-        plugins=plugins,
-        timeout=timeout,
-        memory=None if memory is None else memory * 1e9,
-        workers=workers,
-        baseline=found,
-        mode="gate" if history is None else "nightly",
-        nights=nights,
-        latency_seconds=LATENCY_SECONDS if found is not None else 0.0,
-        unfinished=unfinished,
-    )
     watcher.on_start(len(pairs), f"{len(pairs)} targets")
     try:
-        targets = matrix.run(pairs)
+        return matrix.run(pairs)
     except KeyboardInterrupt:
         watcher.on_message(
             f"{folder}: what has its verdict is kept; the same command with --out "
@@ -184,19 +207,6 @@ def run_targets(
         raise
     finally:
         watcher.on_finish()
-    report = Report(
-        run=run_id,
-        environment=environment(),
-        targets=targets,
-        folder=str(folder),
-        started=started.isoformat(timespec="seconds"),
-        seconds=time.perf_counter() - clock,
-        baseline=found.run if found else None,
-        nights=matrix.nights.as_dict() if matrix.nights is not None else {},
-        since_golden=matrix.since_golden,
-    )
-    write_report(report, folder)
-    return report
 
 
 def nights_before(history: Path) -> Nights:

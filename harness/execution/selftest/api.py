@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from harness.execution.selftest.summary import summary
 from harness.execution.selftest.trial import Trial
 from harness.execution.source import plugin_digest
 from harness.execution.suite import Suite, Target, find_suites, load_suite
-from harness.files import output_folder, write_json, write_text
+from harness.files import alone_in, output_folder, write_json, write_text
 from harness.reports.selftest import render
 
 #: Trials of `--sample` without a number.
@@ -75,13 +76,17 @@ def selftest(
         GoldenError: a suite has no golden.
     """
     watcher = observer or Silent()
-    journal = Journal(None if out is None else output_folder(Path(out)) / JOURNAL)
+    kept = None if out is None else output_folder(Path(out))
     registry = load_registry(plugins)
     suites = [load_suite(path, registry) for path in find_suites(paths)]
     chosen = select(suites, backends, schemes)
     known = _defects(registry, defects)
-    with tempfile.TemporaryDirectory(prefix="quantharness-") as scratch:
-        folder = Path(scratch)
+    with contextlib.ExitStack() as held:
+        scratch = tempfile.TemporaryDirectory(prefix="quantharness-")
+        folder = Path(held.enter_context(scratch))
+        if kept is not None:
+            held.enter_context(alone_in(kept))
+        journal = Journal(None if kept is None else kept / JOURNAL)
         items: list[Item] = []
         plantable = False
         groups: dict[tuple[str, str], list[tuple[Suite, Target]]] = {}
@@ -117,16 +122,16 @@ def selftest(
         try:
             test.run(items, bisect=bisect)
         except KeyboardInterrupt:
-            if out is not None:
-                watcher.on_message(f"{out}: trials are kept; the same command goes on")
+            if kept is not None:
+                watcher.on_message(f"{kept}: trials are kept; the same command goes on")
             raise
         finally:
             watcher.on_finish()
     found = summary(test.trials, test.thresholds, known)
     found["all"] = [trial.as_dict() for trial in test.trials]
-    if out is not None:
-        write_json(Path(out) / "selftest.json", found)
-        write_text(Path(out) / "selftest.html", render(found))
+    if kept is not None:
+        write_json(kept / "selftest.json", found)
+        write_text(kept / "selftest.html", render(found))
     return found
 
 
