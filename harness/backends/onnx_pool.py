@@ -55,13 +55,20 @@ class Pool:
         self.assignment = assignment(self.first, settings.provider)
 
     def _try(self) -> onnxruntime.InferenceSession:
+        """A session of shapes that the model takes.
+
+        Raises:
+            BackendError: it opens for none; says why for each, if they differ.
+        """
+        reasons: dict[str, int] = {}
         for length in _TRIED:
             try:
                 return self._open(any_shapes(self._data, length), frozenset())
-            except BackendError:
-                if length == _TRIED[-1]:
-                    raise
-        raise AssertionError  # sanity check
+            except BackendError as error:
+                reasons.setdefault(str(error), length)
+        first, *others = reasons
+        told = [first, *(f"with axes of {reasons[text]}: {text}" for text in others)]
+        raise BackendError("; ".join(told))
 
     def get(
         self, feeds: Mapping[str, Array], tensors: Collection[str] = ()

@@ -214,3 +214,25 @@ def test_tried_shapes_are_one_sample():
     data = helper.make_model(graph).SerializeToString()
 
     assert (("state", (2, 1, 128)), ("x", (1, 32))) == any_shapes(data, 32)
+
+
+def test_what_no_length_opens_says_why_each_does_not(monkeypatch):
+    """The first reason is not hidden by that of axes that are too long."""
+
+    def refuse(data, _):
+        length = onnx.load_from_string(data).graph.input[0].type.tensor_type
+        size = length.shape.dim[-1].dim_value
+        raise BackendError("no memory" if size < 1024 else "dimensions do not fit")
+
+    monkeypatch.setattr(onnx_pool, "open_session", refuse)
+    settings = dataclasses.replace(onnx_session.Settings(), provider=onnx_qnn.QNN)
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", 1, ["n", "length"])],
+        [helper.make_tensor_value_info("y", 1, ["n", "length"])],
+    )
+    data = helper.make_model(graph).SerializeToString()
+
+    with pytest.raises(BackendError, match=r"no memory; with axes of 1024: dim"):
+        onnx_pool.Pool(data, settings)
