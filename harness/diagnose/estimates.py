@@ -21,6 +21,10 @@ Named = tuple[str, str, int, Callable[[], Sequence[Array]]]
 
 #: Equations for every unknown of an estimated weight: a fit to noise shows then.
 _EQUATIONS: Final = 1.25
+#: Rows by which channels are told apart, and the share of them that must be matched
+#: with channels of their own for it to be an order.
+_ROWS: Final = 8
+_DISTINCT: Final = 0.9
 #: Share of the drift that the weight may leave which the outputs were made with.
 _MADE: Final = 0.02
 
@@ -34,6 +38,7 @@ def candidates(seen: Observation, masks: Sequence[Array]) -> Iterator[Named]:
     if not all(np.isfinite(y).all() for _, y, _ in parts):
         return
     yield from _ratios(seen, parts)
+    yield from _exchanged(seen, parts)
     if seen.operator.groups == 1:
         yield from _another_weight(seen, masks)
 
@@ -92,6 +97,31 @@ def _ratios(
     count = sum(e.size // e.shape[-1] for e, _, _ in parts)
     if _determined(count, parts):
         yield "ratio by row", "every row of the product times a number", count, rows
+
+
+def _exchanged(
+    seen: Observation, parts: Sequence[tuple[Array, Array, Array]]
+) -> Iterator[Named]:
+    """Output channels that hold another's right product: told by few rows already."""
+    axis = -1 if seen.operator.kind == "linear" else 1
+    right, shown = [], []
+    for e, y, m in parts:
+        rows = as_rows(seen.operator, np.broadcast_to(m, e.shape)).any(axis=-1)
+        right.append(as_rows(seen.operator, e)[rows])
+        shown.append(as_rows(seen.operator, y)[rows])
+    mine, theirs = np.concatenate(right).T, np.concatenate(shown).T
+    order = _match(theirs, mine)
+    moved = int((order != np.arange(order.size)).sum())
+    if mine.shape[1] < _ROWS or not moved:
+        return
+    if np.unique(order).size < _DISTINCT * order.size:
+        return
+    words = f"{moved} of {order.size} have another's place"
+
+    def reordered() -> Sequence[Array]:
+        return [np.take(e, order, axis=axis) + _bias(seen, e) for e, _, _ in parts]
+
+    yield "output channels permuted", words, moved, reordered
 
 
 def _determined(fitted: int, parts: Sequence[tuple[Array, Array, Array]]) -> bool:
@@ -313,7 +343,7 @@ def _reordered(
         flat = mine.shape[0], -1
         order = _match(theirs.reshape(flat), mine.reshape(flat))
         moved = int((order != np.arange(order.size)).sum())
-        if not moved or np.unique(order).size < 0.9 * order.size:
+        if not moved or np.unique(order).size < _DISTINCT * order.size:
             continue
         weight = np.moveaxis(mine[order], 0, axis)
         words = f"{moved} of {order.size} have another's place"

@@ -157,6 +157,29 @@ def test_a_faithful_backend_leaves_nothing_to_find(make):
     assert found.before < found.limit
 
 
+@pytest.mark.parametrize("scheme", ["fp8_e4m3", "int8", "nvfp4"])
+def test_any_order_of_the_channels_is_told_by_few_rows(make, scheme):
+    """Fewer than inputs: no weight can be fitted to them."""
+    order = np.random.default_rng(4).permutation(48)
+
+    found = diagnose(
+        make["seen"](scheme, weight=lambda q: q.dequantize()[order], calls=1)
+    )
+
+    assert found.cause == "output channels permuted"
+    assert f"{(order != np.arange(48)).sum()} of 48" in found.detail
+    assert found.confidence > 0.9
+
+
+def test_channels_that_are_all_the_same_are_in_no_other_order(make):
+    """The first one's product everywhere: each is another's, but none is a place."""
+    found = diagnose(
+        make["seen"]("int8", weight=lambda q: q.dequantize()[np.zeros(48, int)])
+    )
+
+    assert found.cause != "output channels permuted"
+
+
 def test_what_does_not_repeat_is_said_first(make):
     """Two outputs of one input: no weight explains that."""
     seen = make["seen"]("int8")
