@@ -70,7 +70,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Plant; 1 when a clean run alarms or a defect of catalogue strength is missed."""
+    """Plant; 1 when a clean run alarms or a defect of catalogue strength is missed.
+
+    2 when nothing was planted that counts: that nothing was missed says nothing then.
+    """
     from harness.execution.selftest.api import selftest
     from harness.reports.selftest import print_catalogue, print_selftest
     from harness.reports.terminal import Progress, print_json
@@ -104,4 +107,6 @@ def execute(options: argparse.Namespace) -> int:
         if options.out:
             print(f"pages: {options.out}/selftest.html, {options.out}/selftest.json")
     missed = [entry for entry in found["missed"] if entry["level"] == "catalogue"]
-    return 1 if found["alarms"] or missed else 0
+    if found["alarms"] or missed:
+        return 1
+    return 0 if found["caught"]["of"] else 2

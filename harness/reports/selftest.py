@@ -131,9 +131,15 @@ def print_catalogue(defects: Sequence[Any]) -> None:
 
 def verdict(found: Mapping[str, Any]) -> str:
     """The whole in one sentence."""
-    caught = "no" if not found["caught"]["of"] else share(found["caught"])
+    if not found["caught"]["of"]:
+        changed = found["trials"] - found["controls"] - found["unfit"]
+        return (
+            f"nothing was tested: {found['unfit']} plantings did not fit, {changed} "
+            f"changed nothing that counts; {len(found['alarms'])} false alarms in "
+            f"{found['controls']} clean runs."
+        )
     return (
-        f"{caught} planted defects caught; {len(found['alarms'])} "
+        f"{share(found['caught'])} planted defects caught; {len(found['alarms'])} "
         f"false alarms in {found['controls']} clean runs; {found['unfit']} did not fit."
     )
 

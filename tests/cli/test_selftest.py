@@ -30,3 +30,17 @@ def test_the_catalogue_is_listed(capsys):
 
     out = capsys.readouterr().out
     assert all(name in out for name in DEFECTS)
+
+
+@pytest.mark.parametrize(("counted", "code"), [(0, 2), (3, 0)])
+def test_nothing_planted_is_exit_2(monkeypatch, capsys, counted, code):
+    """Nothing was missed, for nothing was there."""
+    from harness.execution.selftest import api
+    from harness.execution.selftest.summary import summary
+
+    found = summary([], [])
+    found["caught"] |= {"count": counted, "of": counted, "share": 1.0}
+    monkeypatch.setattr(api, "selftest", lambda *_, **__: found)
+
+    assert main(["selftest", "suites/vad"]) == code
+    assert ("nothing was tested" in capsys.readouterr().out) is (code == 2)

@@ -137,6 +137,19 @@ def test_what_right_backends_may_do_counts_neither_way(capsys, verdict):
     assert "Everything at catalogue strength is caught" in render(found)
 
 
+def test_nothing_planted_is_no_success(capsys):
+    """Unfit, never met, tolerated: not one of them tests the gate."""
+    unfit = trial(verdict="", unfit="no blocks", fired=None)
+    trials = [unfit, trial(verdict="pass", fired=False), trial(tolerated=True)]
+    found = summary([*trials, control()], [])
+    print_selftest(found)
+    out = capsys.readouterr().out
+
+    assert "nothing was tested: 1 plantings did not fit, 2 changed nothing" in out
+    assert "Nothing was tested" in render(found)
+    assert "is caught" not in render(found)
+
+
 def test_a_false_alarm_is_as_loud_as_a_miss(capsys):
     """A clean run that fails the gate."""
     found = summary([trial(), control("defect")], [])
