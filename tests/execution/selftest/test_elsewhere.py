@@ -17,6 +17,7 @@ class Stage:
     """A stage where a defect fits some operators."""
 
     key = ("toy", "torch")
+    plugged = ""
 
     def __init__(self, folder, fits):
         self.suite = SimpleNamespace(name="toy", path=folder / "suite.toml")
