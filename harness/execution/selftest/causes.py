@@ -77,8 +77,13 @@ CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
         "constant ratio",
         "output zero",
     ),
-    # Where a channel has one scale, half of it is FN read as FNUZ.
-    "stored_scales_halved": ("codes read as another format", *_SCALE),
+    # Where a channel has one scale, half of it is FN read as FNUZ; so is half of every
+    # scale that is a byte of E4M3.
+    "stored_scales_halved": (
+        "codes read as another format",
+        "scale bytes misread",
+        *_SCALE,
+    ),
     "stored_scales_swapped": (
         "scales shifted along K",
         "scales shifted along N",
