@@ -103,7 +103,7 @@ def _suite(suite: str, run: Mapping[str, Any]) -> Iterable[str]:
     counts = Counter(cell["verdict"] for cell in cells)
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
     yield f"## {suite}\n\n`quantharness run suites/{suite} --all`, narrowed by "
-    yield f"`--backend` to those of the table: {len(cells)} "
+    yield f"`--backend` to those of the table and run in parts: {len(cells)} "
     seconds = sum(cell["seconds"] for cell in cells)
     yield f"targets, {seconds:.0f} s of their time, two shared cores: {told}.\n\n"
     yield f"| scheme | {' | '.join(f'`{b}`' for b in backends)} |\n"
