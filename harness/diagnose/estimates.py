@@ -39,8 +39,7 @@ def candidates(seen: Observation, masks: Sequence[Array]) -> Iterator[Named]:
         return
     yield from _ratios(seen, parts)
     yield from _exchanged(seen, parts)
-    if seen.operator.groups == 1:
-        yield from _another_weight(seen, masks)
+    yield from _another_weight(seen, masks)
 
 
 def _bias(seen: Observation, y: Array) -> Array:
@@ -170,7 +169,8 @@ def _offsets(parts: Sequence[tuple[Array, Array, Array]], axis: int) -> Array:
 def _another_weight(seen: Observation, masks: Sequence[Array]) -> Iterator[Named]:
     """The weight that the outputs were made with: the one that is shown, or a fit."""
     estimate = _held(seen)
-    if estimate is None:
+    # A channel of a grouped convolution meets a part of the input only.
+    if estimate is None and seen.operator.groups == 1:
         estimate = effective_weight(seen, masks)
     if estimate is None:
         return

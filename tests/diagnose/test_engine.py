@@ -20,6 +20,7 @@ from harness.errors import NumericsError
 from harness.models.types import Operator
 from harness.schemes.apply import quantize_activation, quantize_weight
 from harness.schemes.catalogue import SCHEMES
+from harness.schemes.linear_algebra import add_bias, product
 from harness.schemes.oracle import subnormals
 
 
@@ -277,6 +278,45 @@ def test_a_weight_that_is_shown_needs_no_rows_to_be_determined(make):
     assert alone.cause == "unknown"
     assert found.cause == "codes off by one"
     assert found.confidence > 0.9
+
+
+def next_codes(stored):
+    """A few E4M3 codes one step on or back, but for the largest: NaN is beside it."""
+    codes = stored.codes.copy()
+    codes[::3] ^= (codes[::3] & 0x7F < 0x7E).astype(codes.dtype)
+    return dataclasses.replace(stored, codes=codes).dequantize()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "change"), [("fp8_e4m3", next_codes), ("int8", off_by_one)]
+)
+def test_of_a_grouped_convolution_the_shown_weight_tells_too(scheme, change):
+    """No weight is fitted there, but one that is shown need not be."""
+    rng = np.random.default_rng(6)
+    operator = Operator(
+        name="conv",
+        kind="conv",
+        weight=rng.standard_normal((16, 2, 3)).astype(np.float32),
+        bias=rng.standard_normal(16).astype(np.float32),
+        stride=(1,),
+        dilation=(1,),
+        padding=((1, 1),),
+        groups=8,
+    )
+    found = SCHEMES[scheme]
+    held = change(quantize_weight(operator, found))
+    calls = []
+    for index in range(3):
+        x = rng.standard_normal((2, 16, 20)).astype(np.float32)
+        entry = quantize_activation(operator, x, found).dequantize()
+        y = add_bias(operator, product(operator, entry, held)).astype(np.float32)
+        calls.append(Call(x, y, index))
+    seen = Observation(operator, found, tuple(calls), shown=held)
+
+    told = diagnose(seen)
+
+    assert told.cause == "codes off by one"
+    assert told.confidence > 0.9
 
 
 def test_a_weight_that_is_shown_and_not_used_names_nothing(make):
