@@ -432,19 +432,27 @@ def test_ctrl_c_ends_a_run_at_once(suite, tmp_path):
     plugin = tmp_path / "planted.py"
     plugin.write_text(PLUGIN.format(act="time.sleep(600)", load=PLAIN))
     write(suite, backend="planted")
-    command = [sys.executable, "-m", "harness", "run", str(suite), "--plugin"]
-    process = subprocess.Popen(
-        [*command, str(plugin), "--out", str(tmp_path / "run")],
+    # Whoever runs the tests in the background ignores Ctrl-C, and so would they.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from harness.cli.main import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "run", str(suite), "--plugin", str(plugin)]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "run")],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
-    log = tmp_path / "run/logs/small-planted.log"
-    while not log.exists():
-        time.sleep(0.1)
-    children = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=60)
+    ) as process:
+        log = tmp_path / "run/logs/small-planted.log"
+        try:
+            while not log.exists():
+                time.sleep(0.1)
+            children = psutil.Process(process.pid).children(recursive=True)
+            os.killpg(process.pid, signal.SIGINT)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
 
     assert 130 == process.returncode
     assert f"--out {tmp_path / 'run'} goes on" in told
