@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,29 +36,41 @@ def output_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Write in a folder that no other process writes in meanwhile.
+def locked(path: Path, held: str) -> Iterator[None]:
+    """Hold a file or a folder that no other process holds meanwhile.
 
-    Where the file system knows no locks nothing is held.
+    Where the system or the file system knows no such locks nothing is held.
+
+    Args:
+        path: it is there.
+        held: what is raised where another process holds it.
 
     Raises:
         UsageError: another process does.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(
-                f"{folder}: another process writes there; wait for it to end, or name "
-                "another --out"
-            ) from None
+            raise UsageError(held) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
         yield
     finally:
         os.close(handle)
+
+
+def alone_in(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Write in a folder that no other process writes in meanwhile; see `locked`."""
+    other = "another process writes there; wait for it to end, or name another --out"
+    return locked(folder, f"{folder}: {other}")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

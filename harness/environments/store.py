@@ -20,8 +20,8 @@ from typing import Final
 
 from harness.environments.lock import Lock, read_lock
 from harness.environments.toolchain import lacking
-from harness.errors import BackendError, UsageError
-from harness.files import write_json
+from harness.errors import BackendError
+from harness.files import locked, write_json
 from harness.models.export import cache_folder
 
 #: Tells a worker in which environment it runs.
@@ -244,15 +244,8 @@ def _space(folder: Path) -> str:
 def _alone(folder: Path) -> Iterator[None]:
     """Nobody else makes or removes the environment meanwhile."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as lock:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UsageError(
-                    f"{folder}: another process makes or removes this environment; "
-                    "wait for it"
-                ) from None
+    file = folder.with_suffix(".lock")
+    file.touch()
+    other = "another process makes or removes this environment; wait for it"
+    with locked(file, f"{folder}: {other}"):
         yield

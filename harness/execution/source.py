@@ -14,11 +14,7 @@ import harness
 @cache
 def source_digest() -> str:
     """SHA-256 of every Python file of the package, in hexadecimal."""
-    digest = hashlib.sha256()
-    root = Path(harness.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+    return digest_of(sorted(Path(harness.__file__).parent.rglob("*.py")))
 
 
 def plugin_digest(spec: str) -> str:
